@@ -1,0 +1,1 @@
+"""The pipeline: one script a DVC stage, and the packages they share."""

@@ -1,0 +1,1 @@
+"""Random variation of training images, batched and seeded."""

@@ -1,0 +1,13 @@
+"""Settings of the evaluate stage."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from stages.parameters.section import Section
+
+
+class Evaluate(Section):
+    batch_size: int = Field(256, ge=1)
+    top_k: int = Field(3, ge=1)
+    tta: Literal["none", "flip", "flip_shift"] = "none"

@@ -1,0 +1,71 @@
+"""Read params.yaml; every mistake in it is one line that names key, value and what is allowed."""
+
+import difflib
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from stages.errors import UserError
+from stages.parameters.augment import Augment
+from stages.parameters.download import Download
+from stages.parameters.evaluate import Evaluate
+from stages.parameters.model import Model
+from stages.parameters.plot import Plot
+from stages.parameters.preprocess import Preprocess
+from stages.parameters.section import Section
+from stages.parameters.split import Split
+from stages.parameters.train import Train
+
+
+class Parameters(Section):
+    """All of params.yaml; a missing key takes its default."""
+
+    download: Download = Download()
+    preprocess: Preprocess = Preprocess()
+    split: Split = Split()
+    augment: Augment = Augment()
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    plot: Plot = Plot()
+
+
+def read_parameters(path: str | Path = "params.yaml") -> Parameters:
+    """The settings in `path`. Raises `UserError` for a file that is missing or wrong."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing; copy one from recipes/, e.g. cp recipes/digits.yaml {path}"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    try:
+        return Parameters.model_validate(values if values is not None else {})
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """The first of the errors in one line: key, value, and what is allowed."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    key, value, kind = ".".join(location), first["input"], first["type"]
+    if kind == "extra_forbidden":
+        known = _keys(location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "known keys: " + ", ".join(known)
+        return f"{key} is not a setting; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    if kind == "value_error":  # a combination, checked by a section: its message names the keys
+        return f"{key}: {message}"
+    return f"{key} = {value!r}: {message[0].lower()}{message[1:]}"
+
+
+def _keys(location: list[str]) -> list[str]:
+    """Names of the settings of the section at `location`."""
+    section = Parameters
+    for part in location:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)

@@ -1,0 +1,9 @@
+"""What all sections of params.yaml have in common."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A section of params.yaml: no unknown keys, no silent conversion, no change after reading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)

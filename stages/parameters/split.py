@@ -1,0 +1,21 @@
+"""Settings of the split stage: which images train, which choose, which judge."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from stages.parameters.section import Section
+
+
+class Split(Section):
+    method: Literal["stratified", "hash"] = "stratified"
+    seed: int = Field(0, ge=0)
+    val: float = Field(0.1, ge=0, lt=1)
+    test: float = Field(0.2, gt=0, lt=1)
+    group_by: str | None = None
+
+    @model_validator(mode="after")
+    def _something_left_to_train_on(self):
+        if self.val + self.test >= 1:
+            raise ValueError(f"val + test = {self.val + self.test:g} leaves no images to train on")
+        return self

@@ -1,0 +1,1 @@
+"""Where images come from: known sets, archives, folders, tables; local or remote."""
