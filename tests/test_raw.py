@@ -1,0 +1,60 @@
+"""The images of data/raw are read from its archives, by row of the manifest."""
+
+import io
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+
+from stages.store.raw import MANIFEST, read_images, read_manifest
+from stages.store.tables import write_table
+
+FILES = {f"cat/{number:02}.jpg": bytes([number]) * 1000 * number for number in range(20)}
+
+
+def write_zip(path, compression):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in FILES.items():
+            archive.writestr(name, content)
+
+
+def write_tar(path, mode):
+    with tarfile.open(path, mode) as archive:
+        for name, content in FILES.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture(params=["stored", "deflated", "bzip2", "w", "w:gz", "w:xz"])
+def raw(tmp_path, request):
+    compression = {
+        "stored": zipfile.ZIP_STORED,
+        "deflated": zipfile.ZIP_DEFLATED,
+        "bzip2": zipfile.ZIP_BZIP2,
+    }
+    if request.param in compression:
+        write_zip(tmp_path / "images", compression[request.param])
+    else:
+        write_tar(tmp_path / "images", request.param)
+    write_table(
+        tmp_path / "manifest.csv",
+        MANIFEST,
+        [("id", name, "cat", "", "", "sha", "images", name) for name in reversed(FILES)],
+    )
+    return tmp_path
+
+
+def test_every_row_comes_once_with_its_bytes(raw):
+    manifest = read_manifest(raw)
+    read = list(read_images(raw, manifest))
+    paths = manifest["path"].to_pylist()
+    assert {paths[row]: content for row, content in read} == FILES
+    assert len(read) == len(FILES)
+
+
+def test_chosen_rows_come_alone_in_the_order_of_the_archive(raw):
+    manifest = read_manifest(raw)
+    rows = [row for row, _ in read_images(raw, manifest, np.array([3, 17, 5]))]
+    assert rows == [17, 5, 3]
