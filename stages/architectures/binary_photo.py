@@ -1,0 +1,20 @@
+"""The small net of the cats-against-dogs tutorials: photos of two kinds, little data.
+
+5,046,369 parameters for 300x300 RGB photos and one sigmoid output.
+"""
+
+import keras
+from keras import layers
+
+
+def build(shape, outputs, filters=(32, 32, 64), dense=64, dropout=0.5) -> keras.Model:
+    """`filters` of the blocks (convolution, pooling), units of `dense`, `dropout` after it."""
+    model = keras.Sequential([keras.Input(shape), layers.Rescaling(1 / 255)], name="binary_photo")
+    for width in filters:
+        model.add(layers.Conv2D(width, 3, activation="relu"))
+        model.add(layers.MaxPooling2D())
+    model.add(layers.Flatten())
+    model.add(layers.Dense(dense, activation="relu"))
+    model.add(layers.Dropout(dropout))
+    model.add(layers.Dense(outputs, dtype="float32"))
+    return model

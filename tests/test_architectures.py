@@ -1,0 +1,169 @@
+"""Architectures are found by file name, have the size they claim, and fail with clear words."""
+
+import keras
+import numpy as np
+import pytest
+
+from stages.architectures import adapt_model, build_model, names, portable
+from stages.errors import UserError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "outputs", "parameters"),
+    [
+        ("convnet", (28, 28, 1), 10, 93_322),
+        ("gap", (32, 32, 3), 10, 68_026),
+        ("two_part", (32, 32, 3), 10, 356_810),
+        ("binary_photo", (300, 300, 3), 1, 5_046_369),
+        ("shallow", (200, 200, 3), 4, 10_250_788),
+        ("residual", (32, 32, 3), 10, 2_782_154),
+    ],
+)
+def test_an_architecture_has_exactly_so_many_parameters(name, shape, outputs, parameters):
+    assert build_model(name, shape, outputs).count_params() == parameters
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name != "backbone"])
+def test_every_architecture_turns_uint8_images_into_float32_logits(name):
+    model = build_model(name, (32, 32, 3), 4)
+    adapt_model(name, model, IMAGES)
+    logits = model(IMAGES).numpy()
+    assert logits.shape == (6, 4)
+    assert logits.dtype == np.float32
+    assert np.ptp(logits) > 0
+    assert np.abs(logits).max() < 50, "the scaling of 0 to 255 belongs to the model"
+
+
+@pytest.mark.parametrize("name", ["speednet", "residual", "gap"])
+def test_fully_convolutional_nets_take_images_of_any_size(name):
+    model = build_model(name, (None, None, 3), 4)
+    assert model(IMAGES).shape == model(IMAGES[:, :24, :24]).shape == (6, 4)
+
+
+def test_the_two_parts_are_models_that_can_be_used_alone():
+    model = build_model("two_part", (32, 32, 3), 10)
+    features = model.get_layer("feature_learning")(IMAGES / np.float32(255))
+    alone = model.get_layer("classification")(features)
+    np.testing.assert_allclose(alone, model(IMAGES), atol=1e-5)
+
+
+def test_whitening_makes_the_outputs_of_the_first_layer_uncorrelated():
+    images = np.repeat(IMAGES[:, ::4, ::4], 4, axis=1).repeat(4, axis=2)  # neighbours alike
+    model = build_model("speednet", (32, 32, 3), 10)
+    adapt_model("speednet", model, images)
+    whiten = model.get_layer("whiten")
+    first = keras.Model(model.input, whiten.output)(images).numpy().reshape(-1, 24)
+    covariance = first.T @ first / len(first)
+    np.testing.assert_allclose(covariance[:12, :12], np.eye(12), atol=0.05)
+    np.testing.assert_allclose(first[:, 12:], -first[:, :12], atol=1e-4)
+    assert [weight.path for weight in model.trainable_weights if "whiten" in weight.path] == [
+        whiten.bias.path
+    ]
+
+
+def test_fused_batch_normalization_trains_and_predicts_as_keras_own():
+    from stages.architectures._layers import FusedBatchNormalization
+
+    x = np.random.default_rng(1).normal(3, 2, (64, 5, 5, 8)).astype("float32")
+    ours, keras_own = FusedBatchNormalization(), keras.layers.BatchNormalization()
+    np.testing.assert_allclose(ours(x, training=True), keras_own(x, training=True), atol=1e-4)
+    for mine, theirs in zip(ours.get_weights(), keras_own.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=2e-3)
+    np.testing.assert_allclose(ours(x), keras_own(x), atol=5e-3)
+
+
+@pytest.mark.parametrize("name", ["speednet", "residual", "two_part"])
+def test_the_portable_copy_predicts_the_same_and_loads_with_keras_alone(name, tmp_path):
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        model = build_model(name, (32, 32, 3), 4)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    adapt_model(name, model, IMAGES)
+    copy = portable(model)
+    copy.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects={})
+    assert {layer.__module__.split(".")[0] for layer in loaded._flatten_layers()} == {"keras"}
+    assert {weight.dtype for weight in loaded.weights} <= {"float32", "int32", "int64"}
+    np.testing.assert_allclose(loaded(IMAGES), model(IMAGES), atol=0.05)
+
+
+def test_weights_come_back_from_a_file(tmp_path):
+    path = tmp_path / "saved.weights.h5"
+    model = build_model("gap", (32, 32, 3), 4)
+    model.save_weights(path)
+    again = build_model("gap", (32, 32, 3), 4, weights=str(path))
+    np.testing.assert_array_equal(again(IMAGES), model(IMAGES))
+
+
+def test_a_users_own_architecture_is_one_new_file(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import keras\n"
+        "def build(shape, outputs, units=3):\n"
+        "    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(),\n"
+        "        keras.layers.Dense(units), keras.layers.Dense(outputs)])\n"
+    )
+    import stages.architectures
+
+    monkeypatch.setattr(stages.architectures, "__path__", [str(tmp_path)])
+    assert build_model("mine", (4, 4, 1), 2, {"units": 5}).count_params() == 17 * 5 + 6 * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "convnett"}, "did you mean convnet?"),
+        ({"name": "zebra"}, "there are backbone, "),
+        ({"settings": {"filter": 3}}, "model.settings.filter is not a setting of convnet; it has"),
+        ({"settings": {"filters": 3}}, "convnet cannot be built"),
+        ({"shape": (8, 8, 1)}, "cannot be built for images of 8x8 with 1 channel:"),
+        ({"weights": "imagenet"}, "model.weights: imagenet is for model.name: backbone"),
+        ({"weights": "nowhere.h5"}, "there is no file nowhere.h5"),
+        ({"name": "backbone", "settings": {"network": "ResNet"}}, "not in keras.applications; did"),
+    ],
+)
+def test_what_cannot_be_built_is_one_clear_error(arguments, message):
+    with pytest.raises(UserError) as caught:
+        build_model(**{"name": "convnet", "shape": (28, 28, 1), "outputs": 10, **arguments})
+    assert message in str(caught.value)
+
+
+def test_weights_of_another_architecture_are_one_clear_error(tmp_path):
+    path = tmp_path / "saved.weights.h5"
+    build_model("gap", (32, 32, 3), 4).save_weights(path)
+    with pytest.raises(UserError, match="does not fit"):
+        build_model("convnet", (32, 32, 3), 4, weights=str(path))
+
+
+def test_a_backbone_has_its_preprocessing_inside_and_can_be_frozen():
+    model = build_model("backbone", (32, 32, 3), 4, {"network": "MobileNetV2"})
+    backbone = model.get_layer("backbone")
+    inside = keras.applications.mobilenet_v2.preprocess_input(IMAGES.astype("float32"))
+    head = model.layers[-1]
+    np.testing.assert_allclose(head(backbone(inside, training=False)), model(IMAGES), atol=1e-4)
+    backbone.trainable = False
+    assert len(model.trainable_weights) == 2
+
+
+def test_backbone_weights_come_from_a_local_file(tmp_path):
+    path = tmp_path / "own.weights.h5"
+    first = build_model("backbone", (32, 32, 3), 4, {"network": "MobileNetV2"})
+    first.get_layer("backbone").save_weights(path)
+    again = build_model("backbone", (32, 32, 1), 2, {"network": "MobileNetV2"}, str(path))
+    for mine, theirs in zip(
+        again.get_layer("backbone").get_weights(),
+        first.get_layer("backbone").get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_bgr_networks_get_bgr():
+    from stages.architectures.backbone import _preprocess
+
+    images = keras.Input((32, 32, 3))
+    net = keras.Model(images, _preprocess(images, keras.applications.vgg16))
+    expected = keras.applications.vgg16.preprocess_input(IMAGES.astype("float32"))
+    np.testing.assert_allclose(net(IMAGES.astype("float32")), expected, atol=1e-4)
