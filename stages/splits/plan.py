@@ -1,0 +1,96 @@
+"""From declared sides, shares and a seed to the side of every image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from stages.errors import UserError
+from stages.splits import LEFT_OUT, SIDES, TEST, TRAIN, VAL
+from stages.splits.assign import by_hash, majority, stratified
+from stages.splits.leaks import leaking
+from stages.splits.units import encode, group_names, positions, unit_names
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`sides` int8 (n,) of all images; `pixels` int64 (n,) numbers identical images alike."""
+
+    sides: np.ndarray
+    pixels: np.ndarray
+
+
+def plan_sides(
+    images: pa.Table,
+    classes: list[str],
+    *,
+    method: str,
+    seed: int,
+    val: float,
+    test: float,
+    group_by: str | None = None,
+) -> Plan:
+    """Give every row of `images` (columns path, label, split, group, pixels) a side.
+
+    Declared sides are kept. A side that is declared for any image takes no others; the rest
+    is drawn from the images without a declared side, or, where all have one, from the
+    declared training images, and `val` and `test` are shares of these. Images with a twin
+    on a side that is held back more are left out (see `leaks`).
+
+    Raises `UserError` if a class has no image on a side that was drawn, or none to train on.
+    """
+    groups = images["group"] if group_by is None else group_names(images["path"], group_by)
+    units, names = encode(unit_names(images["pixels"], groups))
+    pixels, _ = encode(images["pixels"])
+    labels = _numbers(images["label"], classes)
+
+    declared = _numbers(images["split"], SIDES)
+    pool = declared < 0 if (declared < 0).any() else declared == TRAIN
+    sides = np.where(declared < 0, TRAIN, declared).astype(np.int8)
+    sides[leaking(sides, pixels) | leaking(sides, units)] = LEFT_OUT
+
+    shares = {TEST: test, VAL: val}
+    shares = {side: share for side, share in shares.items() if not (declared == side).any()}
+    drawn = np.flatnonzero(pool & (sides == TRAIN))
+    members, unit_of = np.unique(units[drawn], return_inverse=True)
+    places = positions([names[unit] for unit in members], seed)
+    if method == "hash":
+        unit_sides = by_hash(places, shares)
+    else:
+        strata = majority(unit_of, labels[drawn])
+        unit_sides = stratified(places, strata, np.bincount(unit_of), shares)
+    sides[drawn] = unit_sides[unit_of]
+    # Twins in different groups may have been drawn apart.
+    sides[leaking(sides, pixels) | leaking(sides, units)] = LEFT_OUT
+
+    _check_classes(sides, labels, classes, [side for side in shares if shares[side] > 0])
+    return Plan(sides, pixels)
+
+
+def _numbers(values: pa.ChunkedArray, known: list[str] | tuple[str, ...]) -> np.ndarray:
+    """Index of each of `values` in `known`, -1 if it is not there; int64 (n,)."""
+    found = pa.compute.index_in(values, pa.array(known, pa.string()))
+    return pa.compute.fill_null(found, -1).to_numpy().astype(np.int64)
+
+
+def _check_classes(
+    sides: np.ndarray, labels: np.ndarray, classes: list[str], drawn: list[int]
+) -> None:
+    needed = sorted([TRAIN, *drawn])
+    counts = np.stack([np.bincount(labels[sides == s], minlength=len(classes)) for s in needed])
+    short = np.flatnonzero((counts == 0).any(axis=0))
+    if not len(short):
+        return
+    named = [
+        f"{classes[label]} ("
+        + ", ".join(f"{n} {SIDES[s]}" for s, n in zip(needed, counts[:, label], strict=True))
+        + ")"
+        for label in short[:5]
+    ]
+    more = f" and {len(short) - 5} more" if len(short) > 5 else ""
+    raise UserError(
+        f"too few images to split {'class' if len(short) == 1 else 'classes'} "
+        f"{', '.join(named)}{more}: every class needs an image on each side, and identical "
+        f"or grouped images count as one; add images, drop the class, or change split.val, "
+        f"split.test or split.method"
+    )

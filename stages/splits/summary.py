@@ -1,0 +1,96 @@
+"""The data in numbers: what reports/data.json says."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.splits import EXTRA, LEFT_OUT, SIDES
+
+COMMON = 10  # modes, formats and reasons that are named; the others are summed up
+
+
+def summarise(images: pa.Table, classes: list[str], sides: np.ndarray, reasons: list[str]) -> dict:
+    """Counts of images and bytes by side and class, sizes, modes, formats, rejects.
+
+    `images` has the columns label, width, height, mode, format, bytes; `sides` int8 (n,);
+    `reasons` says for each rejected file why.
+    """
+    labels = pc.index_in(images["label"], pa.array(classes, pa.string())).to_numpy()
+    sizes = images["bytes"].to_numpy()
+    used = [side for side in range(len(SIDES)) if side != EXTRA or (sides == EXTRA).any()]
+    count = {s: np.bincount(labels[sides == s], minlength=len(classes)) for s in used}
+    volume = np.bincount(labels, sizes, minlength=len(classes))
+    per_class = sum(count.values())
+    return {
+        "images": {"total": len(images)} | {SIDES[s]: int(count[s].sum()) for s in used},
+        "bytes": {"total": int(sizes.sum())}
+        | {SIDES[s]: int(sizes[sides == s].sum()) for s in used},
+        "classes": {
+            name: {SIDES[s]: int(count[s][label]) for s in used} | {"bytes": int(volume[label])}
+            for label, name in enumerate(classes)
+        },
+        "imbalance": {
+            "largest": int(per_class.max()),
+            "smallest": int(per_class.min()),
+            "ratio": round(float(per_class.max() / max(1, per_class.min())), 2),
+        },
+        "width": _spread(images["width"].to_numpy()),
+        "height": _spread(images["height"].to_numpy()),
+        "modes": _common(_counts(images["mode"])),
+        "formats": _common(_counts(images["format"])),
+        # "truncated: 12 of 90 bytes" and "truncated: 3 of 40 bytes" are one reason.
+        "rejects": {"total": len(reasons)} | _common(Counter(r.split(":")[0] for r in reasons)),
+    }
+
+
+def duplicates(sides: np.ndarray, pixels: np.ndarray, conflicts: int, near: int) -> dict:
+    """Counts for the section `duplicates`: what is the same, and what became of it."""
+    return {
+        "identical": len(pixels) - len(np.unique(pixels)),
+        "left_out": int((sides == LEFT_OUT).sum()),
+        "conflicting_labels": conflicts,
+        "near_across_sides": near,
+    }
+
+
+def write_summary(summary: dict, path) -> None:
+    """Write JSON with one line a class, so that a diff shows the classes that changed."""
+    sections = []
+    for name, section in summary.items():
+        if name == "classes":
+            text = ",\n".join(f"    {_line(key)}: {_line(value)}" for key, value in section.items())
+            sections.append(f"  {_line(name)}: {{\n{text}\n  }}")
+        else:
+            sections.append(f"  {_line(name)}: {_line(section)}")
+    text = "{\n" + ",\n".join(sections) + "\n}\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def _line(value) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _spread(values: np.ndarray) -> dict:
+    if not len(values):
+        return {}
+    return {
+        "smallest": int(values.min()),
+        "median": int(np.median(values)),
+        "largest": int(values.max()),
+    }
+
+
+def _counts(column: pa.ChunkedArray) -> Counter:
+    return Counter({item["values"]: item["counts"] for item in column.value_counts().to_pylist()})
+
+
+def _common(counts: Counter) -> dict:
+    """The `COMMON` most frequent, by name; the others under `other`."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = dict(sorted(ordered[:COMMON]))
+    if others := sum(n for _, n in ordered[COMMON:]):
+        shown["other"] = shown.get("other", 0) + others
+    return shown

@@ -1,0 +1,315 @@
+"""The split stage: who trains, who chooses, who judges, and what the data looks like."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from stages import split
+from stages.errors import UserError
+from stages.store.processed import INDEX, Dataset
+from stages.store.tables import write_table
+
+ROOT = Path(__file__).parent.parent
+
+
+def image(label, number, **more):
+    """One line of the index: an image whose pixels no other number shares."""
+    digest = f"{number:x}".zfill(32)
+    values = {
+        "id": f"{number:016x}",
+        "path": f"{label}/{number:04d}.png",
+        "label": label,
+        "split": "",
+        "group": "",
+        "sha256": digest * 2,
+        "shard": "images-00000.npy",
+        "row": number,
+        "pixels": digest,
+        "perceptual": f"{hash(number) * 0x9E3779B97F4A7C15 % 2**64:016x}",
+        "width": 32,
+        "height": 24,
+        "mode": "RGB",
+        "format": "PNG",
+        "bytes": 100,
+    }
+    return values | more
+
+
+def images(count, classes=("cat", "dog"), start=0, **more):
+    return [
+        image(label, start + 10_000 * k + n, **more)
+        for k, label in enumerate(classes)
+        for n in range(count)
+    ]
+
+
+class Project:
+    """A folder with processed images, where the split stage runs."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def split(self, rows, rejects=(), **settings):
+        """Run the stage; returns {side: set of paths}."""
+        processed = self.folder / "data/processed"
+        processed.mkdir(parents=True, exist_ok=True)
+        classes = sorted({row["label"] for row in rows})
+        Dataset(classes, (24, 32, 3), {}).save(processed)
+        write_table(processed / "index.csv", INDEX, [[r[c] for c in INDEX] for r in rows])
+        write_table(processed / "rejects.csv", ("file", "reason"), rejects)
+        text = json.dumps({"split": {"val": 0.1, "test": 0.2} | settings})
+        (self.folder / "params.yaml").write_text(text, encoding="utf-8")
+        split.main()
+        path = {row["id"]: row["path"] for row in rows}
+        return {
+            side: {path[line["id"]] for line in self.table(f"data/splits/{side}.csv")}
+            for side in ("train", "val", "test", "extra")
+        }
+
+    def table(self, name):
+        with open(self.folder / name, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def data(self):
+        return json.loads((self.folder / "reports/data.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Project(tmp_path)
+
+
+def sizes(sides):
+    return {side: len(paths) for side, paths in sides.items()}
+
+
+def per_class(paths):
+    return Counter(path.split("/")[0] for path in paths)
+
+
+def test_every_class_is_shared_out_exactly(project):
+    sides = project.split(images(50) + images(20, ["emu"], start=50_000))
+    assert per_class(sides["test"]) == {"cat": 10, "dog": 10, "emu": 4}
+    assert per_class(sides["val"]) == {"cat": 5, "dog": 5, "emu": 2}
+    assert per_class(sides["train"]) == {"cat": 35, "dog": 35, "emu": 14}
+    assert sides["extra"] == set()
+
+
+@pytest.mark.parametrize("method", ["stratified", "hash"])
+def test_each_image_is_on_one_side_and_the_seed_decides_which(project, method):
+    rows = images(100)
+    first = project.split(rows, method=method, seed=4)
+    assert sorted(p for paths in first.values() for p in paths) == [r["path"] for r in rows]
+    assert project.split(rows, method=method, seed=4) == first
+    assert project.split(rows, method=method, seed=5)["test"] != first["test"]
+
+
+def test_splits_keep_the_order_of_the_images_and_their_labels(project):
+    rows = images(20)
+    project.split(rows)
+    label = {row["id"]: row["label"] for row in rows}
+    for side in ("train", "val", "test"):
+        table = project.table(f"data/splits/{side}.csv")
+        assert [line["label"] for line in table] == [label[line["id"]] for line in table]
+        order = [list(label).index(line["id"]) for line in table]
+        assert order == sorted(order)
+
+
+def test_no_validation_share_gives_no_validation_images(project):
+    sides = project.split(images(20), val=0.0)
+    assert sizes(sides) == {"train": 32, "val": 0, "test": 8, "extra": 0}
+
+
+def test_a_declared_test_set_is_the_test_set_and_val_is_a_share_of_the_rest(project):
+    rows = images(50, split="train") + images(30, start=5_000, split="test")
+    sides = project.split(rows)
+    assert sides["test"] == {row["path"] for row in rows if row["split"] == "test"}
+    assert sizes(sides) == {"train": 90, "val": 10, "test": 60, "extra": 0}
+
+
+def test_a_declared_validation_set_takes_no_others(project):
+    rows = images(50, split="train") + images(30, start=5_000, split="val")
+    sides = project.split(rows)
+    assert sides["val"] == {row["path"] for row in rows if row["split"] == "val"}
+    assert sizes(sides) == {"train": 80, "val": 60, "test": 20, "extra": 0}
+
+
+def test_images_declared_for_training_stay_there_while_others_have_no_side(project):
+    declared = images(50, split="train")
+    sides = project.split(declared + images(50, start=5_000))
+    assert {row["path"] for row in declared} <= sides["train"]
+    assert sizes(sides) == {"train": 170, "val": 10, "test": 20, "extra": 0}
+
+
+def test_the_extra_set_takes_part_in_nothing_else(project):
+    without = project.split(images(50))
+    sides = project.split(images(50) + images(30, start=5_000, split="extra"))
+    assert len(sides.pop("extra")) == 60
+    del without["extra"]
+    assert sides == without
+    assert project.data()["images"]["extra"] == 60
+
+
+@pytest.mark.parametrize("method", ["stratified", "hash"])
+def test_identical_images_are_never_on_two_sides(project, method):
+    rows = images(40)
+    copies = [row | {"id": row["id"] + "-2", "path": row["path"] + ".copy"} for row in rows]
+    sides = project.split(rows + copies, method=method)
+    assert sum(map(len, sides.values())) == 160
+    for paths in sides.values():
+        assert {p for p in paths if p.endswith(".copy")} == {
+            p + ".copy" for p in paths if not p.endswith(".copy")
+        }
+    assert project.data()["duplicates"]["identical"] == 80
+
+
+def test_the_training_copy_of_a_declared_test_image_is_left_out_and_reported(project):
+    rows = images(50, split="train") + images(30, start=5_000, split="test")
+    copy = rows[3] | {"id": "copy-2", "path": "test/copy.png", "split": "test"}
+    sides = project.split([*rows, copy])
+    assert "test/copy.png" in sides["test"]
+    assert not any(rows[3]["path"] in paths for paths in sides.values())
+    assert project.data()["duplicates"]["left_out"] == 1
+    (line,) = project.table("reports/data_issues.csv")
+    assert (line["issue"], line["path"], line["other_path"], line["other_side"]) == (
+        "left out",
+        rows[3]["path"],
+        "test/copy.png",
+        "test",
+    )
+
+
+@pytest.mark.parametrize("twin", ["extra", "val"])
+def test_training_never_sees_an_image_of_the_validation_or_the_extra_set(project, twin):
+    rows = images(50)
+    copy = rows[7] | {"id": "copy-2", "path": "copy.png", "split": twin}
+    sides = project.split([*rows, copy])
+    assert "copy.png" in sides[twin]
+    assert not any(rows[7]["path"] in paths for paths in sides.values())
+
+
+def test_the_same_pixels_under_two_classes_are_reported(project):
+    rows = images(20)
+    rows[-1]["pixels"] = rows[0]["pixels"]
+    project.split(rows)
+    assert project.data()["duplicates"]["conflicting_labels"] == 1
+    (line,) = project.table("reports/data_issues.csv")
+    assert (line["issue"], line["label"], line["other_label"]) == (
+        "conflicting labels",
+        "dog",
+        "cat",
+    )
+    assert line["side"] == line["other_side"]
+
+
+@pytest.mark.parametrize("group_by", [None, r"patient(\d+)", r"patient\d+"])
+@pytest.mark.parametrize("method", ["stratified", "hash"])
+def test_related_images_stay_on_one_side(project, method, group_by):
+    rows = images(400)
+    for n, row in enumerate(rows):
+        row["path"] = f"{row['label']}/patient{n % 40}/{n}.png"
+        row["group"] = "" if group_by else f"p{n % 40}"
+    sides = project.split(rows, method=method, group_by=group_by, test=0.3)
+    seen = [{path.split("/")[1] for path in paths} for paths in sides.values()]
+    assert sum(map(len, seen)) == 40
+    assert sum(map(len, sides.values())) == 800
+    assert 140 <= len(sides["test"]) <= 340
+
+
+def test_a_group_pattern_that_is_nowhere_found_is_one_clear_error(project):
+    with pytest.raises(UserError, match=r"split\.group_by = 'ward.*none of the paths, e\.g\. cat"):
+        project.split(images(20), group_by=r"ward(\d)")
+
+
+def test_identical_images_of_two_groups_are_not_learned_from_and_judged_by(project):
+    rows = images(100)
+    for n, row in enumerate(rows):
+        row["group"] = f"p{n}"
+        row["pixels"] = rows[n % 100]["pixels"]
+    sides = project.split(rows)
+    pixels = {row["path"]: row["pixels"] for row in rows}
+    seen = [{pixels[path] for path in paths} for paths in sides.values()]
+    assert sum(map(len, seen)) == len(set.union(*seen)) == 100
+    assert project.data()["duplicates"]["left_out"] > 0
+
+
+def test_with_hash_growth_moves_no_image(project):
+    rows = images(200)
+    before = project.split(rows, method="hash")
+    after = project.split(images(300) + images(100, ["emu"], start=50_000), method="hash")
+    for side in before:
+        assert before[side] == after[side] & {row["path"] for row in rows}
+    assert 0.1 < len(after["test"]) / 700 < 0.3
+
+
+def test_with_hash_a_wider_validation_share_leaves_the_test_set_alone(project):
+    narrow, wide = (project.split(images(200), method="hash", val=v) for v in (0.1, 0.3))
+    assert narrow["test"] == wide["test"]
+    assert narrow["val"] < wide["val"]
+
+
+def test_classes_too_small_are_named_in_one_error_and_earlier_splits_survive(project):
+    project.split(images(20))
+    before = project.table("data/splits/train.csv")
+    rows = images(20) + images(2, ["newt"], start=50_000) + images(1, ["owl"], start=60_000)
+    with pytest.raises(UserError) as caught:
+        project.split(rows)
+    message = str(caught.value)
+    assert "classes newt (0 train, 1 val, 1 test), owl (0 train, 0 val, 1 test)" in message
+    assert "\n" not in message
+    assert project.table("data/splits/train.csv") == before
+
+
+def test_three_images_are_enough_for_three_sides(project):
+    sides = project.split(images(3))
+    assert sizes(sides) == {"train": 2, "val": 2, "test": 2, "extra": 0}
+
+
+def test_data_json_counts_images_and_bytes_by_class_and_side(project):
+    rows = images(20) + images(10, ["emu"], start=50_000, bytes=7, mode="L", width=64)
+    project.split(rows, rejects=[("a.jpg", "truncated: 3 bytes"), ("b.jpg", "truncated: 5 bytes")])
+    data = project.data()
+    assert data["images"] == {"total": 50, "train": 35, "val": 5, "test": 10}
+    assert data["bytes"]["total"] == 4070
+    assert data["classes"]["emu"] == {"train": 7, "val": 1, "test": 2, "bytes": 70}
+    assert data["imbalance"] == {"largest": 20, "smallest": 10, "ratio": 2.0}
+    assert data["modes"] == {"L": 10, "RGB": 40}
+    assert data["width"] == {"smallest": 32, "median": 32, "largest": 64}
+    assert data["rejects"] == {"total": 2, "truncated": 2}
+
+
+def test_a_diff_of_data_json_shows_a_line_for_each_class_that_changed(project):
+    classes = [f"class{n:02d}" for n in range(100)]
+    project.split(images(10, classes))
+    before = (project.folder / "reports/data.json").read_text().splitlines()
+    project.split(images(10, classes) + images(3, ["class50"], start=9_000_000))
+    after = (project.folder / "reports/data.json").read_text().splitlines()
+    assert len(before) < 130
+    changed = [line for line in after if line not in before and "class" in line]
+    assert [line.split('"')[1] for line in changed] == ["class50"]
+
+
+def test_the_stage_starts_without_tensorflow_or_scikit_learn():
+    code = "import sys, stages.split; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert "stages.split" in loaded
+    assert not {"tensorflow", "keras", "sklearn", "matplotlib", "scipy"} & set(loaded)
+
+
+def test_a_bad_pattern_is_a_mistake_in_params_yaml(project):
+    with pytest.raises(UserError, match=r"split\.group_by: '\(' is not a regular expression"):
+        project.split(images(20), group_by="(")
