@@ -1,5 +1,6 @@
 # make repro   build everything: data, model, reports
 # make test    lint-free proof that it works
+# make review  compare the results with another revision: make review BASE=main
 # make lock    refresh requirements*.txt from pyproject.toml
 
 PYTHON ?= python3
@@ -8,13 +9,18 @@ BIN    := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: repro test lint format lock clean
+BASE ?= main
+
+.PHONY: repro test review lint format lock clean
 
 repro: $(VENV)/.installed
 	dvc repro
 
 test: $(VENV)/.installed-dev
 	pytest
+
+review: $(VENV)/.installed
+	python -m stages.review --base "$(BASE)"
 
 lint: $(VENV)/.installed-dev
 	ruff check .

@@ -1,0 +1,1 @@
+"""Code review: what a change does to data, settings and results, as a Markdown comment."""

@@ -1,0 +1,114 @@
+"""make review BASE=main: compare the results at hand with those of another revision.
+
+Writes reports/review/review.md, to read or to post on a pull request, the pictures it shows,
+and images.csv: every test image whose outcome changed.
+"""
+
+import argparse
+import filecmp
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+
+from stages.errors import UserError, run
+from stages.review import revision
+from stages.review.chance import paired_test
+from stages.review.changes import Pairing, count_changes, pair
+from stages.review.comment import Review, code, write_comment
+from stages.review.pictures import draw_confusion, draw_epochs
+from stages.review.results import IN_GIT, METRICS, PLOTS, SPLITS, Results, read_results
+from stages.store.atomic import replace_directory
+from stages.store.tables import write_table
+
+HERE = Path(".")
+OUTPUT = Path("reports/review")
+
+
+def main() -> None:
+    arguments = _arguments()
+    commit = revision.commit_of(arguments.base)
+    if not Path(METRICS).exists():
+        raise UserError(f"{METRICS} is missing; there are no results to review yet: dvc repro")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        revision.extract(commit, IN_GIT, folder)
+        lacking = revision.extract_from_cache(commit, [SPLITS, PLOTS], folder)
+        for path, reason in lacking.items():
+            print(f"{path} of {arguments.base} is not to be had: {reason}", file=sys.stderr)
+        base, head = read_results(folder, arguments.base), read_results(HERE, "this change")
+        review = compare(base, head)
+        review.code = revision.changed_code(commit)
+        review.stale = revision.stale_stages()
+        review.moved_on = revision.merge_base(commit) not in (None, commit)
+        with replace_directory(OUTPUT) as output:
+            add_pictures(review, output / "images")
+            (output / "review.md").write_text(write_comment(review), encoding="utf-8")
+            write_outcomes(review.pairing, output / "images.csv")
+    print(f"review against {arguments.base}: {OUTPUT / 'review.md'}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stages.review", description=__doc__)
+    parser.add_argument("--base", default="main", help="branch, tag or commit to compare with")
+    return parser.parse_args()
+
+
+def compare(base: Results, head: Results) -> Review:
+    """Judge `head` against `base`, as far as their results go."""
+    review = Review(base, head)
+    if base.predictions is not None and head.predictions is not None:
+        pairing = review.pairing = pair(base.predictions, head.predictions)
+        if len(pairing.table):
+            review.test = paired_test(len(pairing.table), len(pairing.fixed), len(pairing.broken))
+    if base.members is not None and head.members is not None:
+        review.counts = count_changes(base.members, head.members)
+    return review
+
+
+def add_pictures(review: Review, folder: Path) -> None:
+    """Draw or copy into `folder` what can be shown side by side, and note what cannot."""
+    base, head = review.base, review.head
+    folder.mkdir()
+    for draw, name, caption in (
+        (draw_epochs, "epochs", "Learning curves"),
+        (draw_confusion, "confusion", "Confusion, percent of the actual class"),
+    ):
+        if draw(base, head, folder / f"{name}.png"):
+            review.pictures.append((caption, f"{folder.name}/{name}.png", None))
+    same = []
+    for name in sorted(base.plots.keys() & head.plots.keys()):
+        if filecmp.cmp(base.plots[name], head.plots[name], shallow=False):
+            same.append(name)
+            continue
+        links = []
+        for side, results in (("base", base), ("here", head)):
+            shutil.copyfile(results.plots[name], folder / f"{side}-{name}.png")
+            links.append(f"{folder.name}/{side}-{name}.png")
+        review.pictures.append((name, *links))
+    if same:
+        review.notes.append("Unchanged plots: " + ", ".join(code(name) for name in same) + ".")
+    lacking = [
+        code(side.name) if side is base else side.name for side in (base, head) if not side.plots
+    ]
+    if lacking:
+        review.notes.append(
+            f"The plots of {' and '.join(lacking)} (reports/plots) are not in the DVC cache here, "
+            "so they cannot be shown side by side; fetch them with <code>dvc pull</code>."
+        )
+
+
+def write_outcomes(pairing: Pairing | None, path: Path) -> None:
+    """Every image whose outcome changed, as a table for further work."""
+    columns = ("outcome", "id", "path", "actual", "base", "head")
+    rows: list[pa.Table] = []
+    for outcome in ("broken", "fixed"):
+        for row in getattr(pairing, outcome).to_pylist() if pairing else ():
+            rows.append([outcome, *(row[column] for column in columns[1:])])
+    write_table(path, columns, rows)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,437 @@
+"""The Markdown comment. Text from files (classes, paths, values) is escaped."""
+
+import re
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from stages.review.chance import PairedTest
+from stages.review.changes import Change, ClassCount, Pairing, changes, flatten
+from stages.review.results import Results
+
+# The first line; finds the comment again when a later push updates it.
+MARKER = "<!-- image classification review -->"
+ROWS = 20  # of a table, at most; keeps the comment below GitHub's 65,536 characters
+HEADLINE = ("accuracy", "loss", "top", "f1_macro", "balanced_accuracy", "roc_auc", "ece")
+MINUS = "\N{MINUS SIGN}"
+MARKUP = re.compile(r"[&<>\"'\\`*\[\]|~@#]|(?<![^\W_])_|_(?![^\W_])")  # not the _ of f1_macro
+LOWER_IS_BETTER = ("loss", "ece", "brier", "calibration_error")
+HIGHER_IS_BETTER = ("accuracy", "f1", "precision", "recall", "roc_auc")
+
+
+@dataclass
+class Review:
+    """All that the comment tells. None stands for what could not be compared."""
+
+    base: Results
+    head: Results
+    pairing: Pairing | None = None
+    test: PairedTest | None = None
+    counts: list[ClassCount] | None = None
+    code: list[str] = field(default_factory=list)
+    stale: dict[str, list[str]] = field(default_factory=dict)
+    moved_on: bool = False
+    # (caption, picture of base or of both, picture of head or None), as links
+    pictures: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # on pictures that cannot be shown
+
+
+def write_comment(review: Review) -> str:
+    """The whole comment, ending in a newline."""
+    sections = [
+        MARKER,
+        _headline(review),
+        _warnings(review),
+        _chance(review),
+        _metrics(review),
+        _settings(review),
+        _data(review),
+        _classes(review),
+        _images(review),
+        _pictures(review),
+        _times(review),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def text(value: object) -> str:
+    """`value` as plain text inside Markdown: no markup, no mention, no broken table."""
+    return MARKUP.sub(lambda found: f"&#{ord(found[0])};", " ".join(str(value).split()))
+
+
+def code(value: object) -> str:
+    """`value` in a fixed-width font, shortened in the middle if very long."""
+    value = str(value)
+    if len(value) > 100:
+        value = value[:48] + " … " + value[-48:]
+    return f"<code>{text(value)}</code>"
+
+
+def table(header: list[str], rows: list[list[str]], what: str = "rows") -> str:
+    """A Markdown table of at most `ROWS` rows, and a line that counts the others."""
+    lines = ["| " + " | ".join(header) + " |", "| --- " + "| ---: " * (len(header) - 1) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows[:ROWS]]
+    if len(rows) > ROWS:
+        lines += ["", f"... and {len(rows) - ROWS:,} more {what}."]
+    return "\n".join(lines)
+
+
+def details(summary: str, body: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def points(difference: float) -> str:
+    return f"{100 * difference:+.2f}".replace("-", MINUS)
+
+
+def number(value: object) -> str:
+    """A figure of metrics.json, or a setting."""
+    if isinstance(value, bool) or value is None:
+        return {None: "", True: "true", False: "false"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}"
+    return code(value)
+
+
+def _name(results: Results) -> str:
+    return code(results.name)
+
+
+def _headline(review: Review) -> str:
+    base, head = (side.metrics.get("test", {}) for side in (review.base, review.head))
+    here = f"{percent(head['accuracy'])}{_interval(head)}"
+    if "accuracy" not in base:
+        return (
+            f"## Test accuracy {here}\n\n{_name(review.base)} has no results to compare with: "
+            "its commit holds no reports/metrics.json."
+        )
+    lines = [
+        f"## Test accuracy {percent(base['accuracy'])} → {percent(head['accuracy'])}"
+        f" ({points(head['accuracy'] - base['accuracy'])} points){_verdict(review)}",
+        f"{_name(review.base)}: {percent(base['accuracy'])}{_interval(base)}. Here: {here}.",
+    ]
+    return "\n\n".join(lines)
+
+
+def _interval(figures: dict) -> str:
+    """How sure the accuracy is, as evaluate wrote it."""
+    if not {"accuracy_low", "accuracy_high", "count"} <= figures.keys():
+        return ""
+    low, high = 100 * figures["accuracy_low"], 100 * figures["accuracy_high"]
+    return f" (95 % interval {low:.2f} to {high:.2f} %, {figures['count']:,} images)"
+
+
+def _verdict(review: Review) -> str:
+    if review.test is None:
+        return ""
+    if not review.pairing.same_test_set:
+        return ", on different test images"
+    if not review.test.fixed and not review.test.broken:
+        return ": the same outcome on every image"
+    if not review.test.significant:
+        return ": no more than chance"
+    return ": better" if review.test.difference > 0 else ": worse"
+
+
+def _warnings(review: Review) -> str:
+    lines = []
+    if review.stale:
+        what = "; ".join(
+            f"{code(stage)} ({', '.join(code(name) for name in names[:5])}"
+            f"{', ...' if len(names) > 5 else ''})"
+            for stage, names in review.stale.items()
+        )
+        lines.append(
+            "> [!WARNING]\n> These results are stale: something changed since the stages last ran: "
+            f"{what}. Run <code>dvc repro</code> and commit what it writes."
+        )
+    if review.moved_on:
+        lines.append(
+            f"> [!NOTE]\n> {_name(review.base)} has commits that this branch lacks; the "
+            "differences below undo them. Merge or rebase for a clean comparison."
+        )
+    return "\n\n".join(lines)
+
+
+def _chance(review: Review) -> str:
+    pairing, test = review.pairing, review.test
+    if pairing is None:
+        return ""
+    title = "### Is the change more than chance?"
+    lines = [title]
+    if not pairing.same_test_set:
+        parts = [
+            (pairing.only_base, f"only in {_name(review.base)}'s"),
+            (pairing.only_head, "only here"),
+            (pairing.relabelled, "in both with different labels"),
+        ]
+        what = ", ".join(f"{count:,} {where}" for count, where in parts if count)
+        lines.append(
+            f"**The test sets differ**: {len(pairing.table):,} images are common ({what}), so the "
+            "accuracies above are not of the same images. What follows compares the common ones."
+        )
+    if test is None:
+        lines.append("There is no common test image, so nothing can be said.")
+        return "\n\n".join(lines)
+    if not pairing.same_test_set:
+        lines.append(
+            f"Accuracy on the common images: {percent(pairing.accuracy('base'))} → "
+            f"{percent(pairing.accuracy('head'))} ({points(test.difference)} points)."
+        )
+    lines.append(
+        table(
+            [f"{test.count:,} test images in common", "here right", "here wrong"],
+            [
+                [f"{_name(review.base)} right", _both(review, True), f"{test.broken:,} broken"],
+                [f"{_name(review.base)} wrong", f"{test.fixed:,} fixed", _both(review, False)],
+            ],
+        )
+    )
+    lines.append(_conclusion(test))
+    return "\n\n".join(lines)
+
+
+def _both(review: Review, right: bool) -> str:
+    """Count of images that both sides have right, or both wrong."""
+    test = review.test
+    base_right = round(review.pairing.accuracy("base") * test.count)
+    count = base_right - test.broken if right else test.count - base_right - test.fixed
+    return f"{count:,}"
+
+
+def _conclusion(test: PairedTest) -> str:
+    if not test.fixed and not test.broken:
+        return "No image changed its outcome: there is no change to judge."
+    p_value = f"p = {test.p_value:.3f}" if test.p_value >= 0.001 else "p < 0.001"
+    figures = (
+        f"exact McNemar test {p_value}; paired bootstrap 95 % interval of the change "
+        f"{points(test.low)} to {points(test.high)} points"
+    )
+    if test.significant:
+        verdict = "**Yes, more than chance**"
+        caveat = (
+            "This is about these two trained models. Training again with another seed moves "
+            "accuracy too; only repeated runs can show how much."
+        )
+    else:
+        verdict = "**No: chance alone explains it**"
+        caveat = "A real change of this size would need more test images to show."
+    return f"{verdict}: {figures}. {caveat}"
+
+
+def _metrics(review: Review) -> str:
+    base, head = (_without_classes(side.metrics) for side in (review.base, review.head))
+    if not base:
+        rows = [[code(key), number(value)] for key, value in flatten(head).items()]
+        return "### Metrics\n\n" + table(["metric", "here"], rows)
+    changed = changes(base, head)
+    if not changed:
+        return "### Metrics\n\nNo metric changed."
+    main, rest = [], []
+    for change in changed:
+        (main if _is_headline(change.key) else rest).append(_metric_row(change))
+    header = ["metric", _name(review.base), "here", "change"]
+    parts = ["### Metrics"]
+    if main:
+        parts.append(table(header, main, "metrics"))
+    if rest:
+        summary = f"Other metrics that changed: {len(rest):,}"
+        parts.append(details(summary, table(header, rest, "metrics")))
+    return "\n\n".join(parts)
+
+
+def _without_classes(metrics: dict) -> dict:
+    """The metrics but for the per-class ones, which have their own section."""
+    return {
+        group: {key: value for key, value in figures.items() if key != "per_class"}
+        if isinstance(figures, dict)
+        else figures
+        for group, figures in metrics.items()
+    }
+
+
+def _is_headline(key: str) -> bool:
+    group, _, name = key.partition(".")
+    if name in ("accuracy_low", "accuracy_high"):
+        return False
+    return group != "val" and any(name.startswith(start) for start in (*HEADLINE, "parameters"))
+
+
+def _metric_row(change: Change) -> list[str]:
+    row = [code(change.key), number(change.base), number(change.head)]
+    difference = change.difference
+    if difference is None:
+        return [*row, ""]
+    signed = f"{difference:+,}" if isinstance(difference, int) else f"{difference:+.4f}"
+    return [*row, f"{signed.replace('-', MINUS)}{_direction(change.key, difference)}"]
+
+
+def _direction(key: str, difference: float) -> str:
+    name = key.rpartition(".")[2]
+    if any(word in name for word in LOWER_IS_BETTER):
+        difference = -difference
+    elif not any(word in name for word in HIGHER_IS_BETTER):
+        return ""
+    return " better" if difference > 0 else " worse"
+
+
+def _settings(review: Review) -> str:
+    parts = ["### Settings and code"]
+    changed = changes(review.base.parameters, review.head.parameters)
+    if changed:
+        rows = [
+            [code(change.key), _setting(change.base), _setting(change.head)] for change in changed
+        ]
+        parts.append(table(["setting", _name(review.base), "here"], rows, "settings"))
+    else:
+        parts.append("No setting changed.")
+    if review.code:
+        files = ", ".join(code(name) for name in review.code[:ROWS])
+        more = f" and {len(review.code) - ROWS:,} more" if len(review.code) > ROWS else ""
+        parts.append(f"Pipeline code changed: {files}{more}.")
+    else:
+        parts.append("No pipeline code changed.")
+    return "\n\n".join(parts)
+
+
+def _setting(value: object) -> str:
+    """As YAML writes it, so that null and 0, or 1 and "1", stay apart."""
+    import yaml
+
+    return code(
+        yaml.safe_dump(value, default_flow_style=True, width=10_000).split("\n...")[0].strip()
+    )
+
+
+def _data(review: Review) -> str:
+    title = "### Data"
+    if review.counts is not None:
+        if not review.counts:
+            return f"{title}\n\nThe same images with the same labels."
+        added = sum(count.added for count in review.counts)
+        removed = sum(count.removed for count in review.counts)
+        rows = [
+            [
+                text(count.label),
+                f"{count.base:,}",
+                f"{count.head:,}",
+                f"+{count.added:,}" if count.added else "0",
+                f"{MINUS}{count.removed:,}" if count.removed else "0",
+            ]
+            for count in sorted(review.counts, key=lambda c: (-c.added - c.removed, c.label))
+        ]
+        header = ["class", _name(review.base), "here", "added", "removed"]
+        return (
+            f"{title}\n\nImages added: {added:,}; removed: {removed:,} (a relabelled image is both)."
+            f"\n\n{table(header, rows, 'classes')}"
+        )
+    changed = changes(review.base.data, review.head.data)
+    if not review.base.data:
+        return f"{title}\n\n{_name(review.base)} has no reports/data.json to compare with."
+    if not changed:
+        return f"{title}\n\nThe same number of images in every class."
+    rows = [_metric_row(change) for change in changed]
+    return (
+        f"{title}\n\nThe lists of images (data/splits) are not in the DVC cache here, so only "
+        "totals can be compared.\n\n"
+        + table(["count", _name(review.base), "here", "change"], rows, "counts")
+    )
+
+
+def _classes(review: Review) -> str:
+    base, head = (_per_class(side.metrics) for side in (review.base, review.head))
+    if not base or not head:
+        return ""
+    gone, new = sorted(base.keys() - head.keys()), sorted(head.keys() - base.keys())
+    lines = ["### Classes"]
+    for names, what in ((new, "New"), (gone, "Gone")):
+        if names:
+            more = f" and {len(names) - ROWS:,} more" if len(names) > ROWS else ""
+            lines.append(f"{what}: {', '.join(text(name) for name in names[:ROWS])}{more}.")
+    both = [name for name in head if name in base and base[name]["f1"] != head[name]["f1"]]
+    both.sort(key=lambda name: (-abs(head[name]["f1"] - base[name]["f1"]), name))
+    rows = [
+        [
+            text(name),
+            number(base[name]["f1"]),
+            number(head[name]["f1"]),
+            points(head[name]["f1"] - base[name]["f1"]),
+            *(points(head[name][key] - base[name][key]) for key in ("precision", "recall")),
+        ]
+        for name in both
+    ]
+    if rows:
+        header = [
+            "class",
+            f"F1 {_name(review.base)}",
+            "F1 here",
+            "F1, points",
+            "precision",
+            "recall",
+        ]
+        lines.append(f"{len(rows):,} of {len(head):,} classes changed, the most changed first.")
+        lines.append(table(header, rows, "classes"))
+    elif not gone and not new:
+        lines.append("No class changed.")
+    return "\n\n".join(lines)
+
+
+def _per_class(metrics: dict) -> dict[str, dict]:
+    return metrics.get("test", {}).get("per_class", {})
+
+
+def _images(review: Review) -> str:
+    if review.pairing is None:
+        return ""
+    parts = [
+        _image_list(rows, f"Images {what}: {len(rows):,}", review)
+        for what, rows in (("broken", review.pairing.broken), ("fixed", review.pairing.fixed))
+        if len(rows)
+    ]
+    return "\n\n".join(["### Images fixed and broken", *parts]) if parts else ""
+
+
+def _image_list(rows: pa.Table, summary: str, review: Review) -> str:
+    """The images about which the side that is wrong was most confident come first."""
+    wrong = "head_confidence" if "broken" in summary else "base_confidence"
+    rows = rows.sort_by([(wrong, "descending"), ("path", "ascending")])
+    shown = [
+        [
+            code(row["path"]),
+            text(row["actual"]),
+            f"{text(row['base'])} {row['base_confidence']:.2f}",
+            f"{text(row['head'])} {row['head_confidence']:.2f}",
+        ]
+        for row in rows.slice(0, ROWS).to_pylist()
+    ]
+    body = table(["image", "actual", f"{_name(review.base)} said", "here said"], shown)
+    if len(rows) > ROWS:
+        body += f"\n\n... and {len(rows) - ROWS:,} more; all are in reports/review/images.csv."
+    return details(summary, body)
+
+
+def _pictures(review: Review) -> str:
+    parts = []
+    for caption, base, head in review.pictures:
+        if base and head:
+            row = [f'<img src="{link}" width="400" alt="{text(caption)}">' for link in (base, head)]
+            shown = table([_name(review.base), "here"], [row]).replace("| ---: |", "| --- |")
+        else:
+            shown = f'<img src="{base or head}" width="800" alt="{text(caption)}">'
+        parts.append(f"**{text(caption)}**\n\n{shown}")
+    parts += review.notes
+    return "\n\n".join(["### Plots", *parts]) if parts else ""
+
+
+def _times(review: Review) -> str:
+    if not review.head.timing:
+        return ""
+    rows = [[code(key), number(value)] for key, value in flatten(review.head.timing).items()]
+    body = table(["time, on the machine that wrote this comment", "here"], rows)
+    return details("Times (they vary from run to run, and are not compared)", body)

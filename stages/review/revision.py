@@ -1,0 +1,108 @@
+"""The files of another revision: from git, and from the DVC cache or remote where it has them."""
+
+import subprocess
+import tarfile
+from pathlib import Path
+
+from stages.errors import UserError
+
+
+def commit_of(revision: str) -> str:
+    """The full hash of the commit that `revision` (a branch, tag or hash) names."""
+    found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}")
+    if found.returncode:
+        raise UserError(
+            f"git knows no revision {revision}; fetch it, or name another: make review BASE=..."
+        )
+    return found.stdout.decode().strip()
+
+
+def merge_base(commit: str) -> str | None:
+    """The commit where the work at hand left `commit`'s line; None if they share no history."""
+    found = _git("merge-base", commit, "HEAD")
+    return found.stdout.decode().strip() if found.returncode == 0 else None
+
+
+def extract(commit: str, paths: list[str], folder: Path) -> None:
+    """Write those of `paths` (files or folders) that git holds at `commit` below `folder`."""
+    listing = _git("ls-tree", "-r", "-z", "--name-only", commit, "--", *paths).stdout.decode()
+    held = [path for path in paths if any(_within(name, path) for name in listing.split("\0"))]
+    if not held:
+        return
+    command = ["git", "archive", "--format=tar", commit, "--", *held]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as process,
+        tarfile.open(fileobj=process.stdout, mode="r|") as archive,
+    ):
+        archive.extractall(folder, filter="data")
+
+
+def extract_from_cache(commit: str, paths: list[str], folder: Path) -> dict[str, str]:
+    """Write those of the DVC-tracked `paths` of `commit` that can be had below `folder`.
+
+    DVC looks in its cache first, then in the default remote when one is configured. Returns
+    why the others cannot be had: path -> reason.
+    """
+    from dvc.api import DVCFileSystem
+
+    lacking = {}
+    files = DVCFileSystem(".", rev=commit)
+    for path in paths:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            files.get(path, str(target), recursive=files.isdir(path))
+        except Exception as error:  # each kind of remote raises its own, and all mean the same here
+            lacking[path] = str(error)
+    return lacking
+
+
+def stale_stages() -> dict[str, list[str]]:
+    """What changed since each stage last ran: stage name -> changed dependencies and outputs.
+
+    Files that are merely absent, because they live in a DVC cache that is not here, are no
+    sign of a stale result and are left out.
+    """
+    from dvc.repo import Repo
+
+    with Repo(".") as repo:
+        status = repo.status()
+    stale: dict[str, list[str]] = {}
+    for stage, entries in status.items():
+        changed = []
+        for entry in entries:
+            if isinstance(entry, str):  # "changed command", "always changed"
+                changed.append(entry)
+            else:
+                for files in entry.values():
+                    changed += _changed_names(files)
+        if changed:
+            stale[stage] = changed
+    return stale
+
+
+def _changed_names(files: dict) -> list[str]:
+    names = []
+    for name, state in files.items():
+        if isinstance(state, dict):  # of a parameter file: key -> state
+            names += list(state)
+        elif state not in ("deleted", "not in cache"):
+            names.append(name)
+    return names
+
+
+def changed_code(commit: str) -> list[str]:
+    """Files below stages/, and dvc.yaml, that differ between `commit` and the working tree."""
+    names = _git("diff", "--name-only", "-z", "--relative", commit, "--", "stages", "dvc.yaml")
+    return [name for name in names.stdout.decode().split("\0") if name]
+
+
+def _within(name: str, path: str) -> bool:
+    return name == path or name.startswith(path + "/")
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess:
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, check=False)
+    except FileNotFoundError:
+        raise UserError("git is not installed, and a review compares git revisions") from None
