@@ -328,8 +328,8 @@ def _data(review: Review) -> str:
         ]
         header = ["class", _name(review.base), "here", "added", "removed"]
         return (
-            f"{title}\n\nImages added: {added:,}; removed: {removed:,} (a relabelled image is both)."
-            f"\n\n{table(header, rows, 'classes')}"
+            f"{title}\n\nImages added: {added:,}; removed: {removed:,} "
+            f"(a relabelled image is both).\n\n{table(header, rows, 'classes')}"
         )
     changed = changes(review.base.data, review.head.data)
     if not review.base.data:
