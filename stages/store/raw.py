@@ -1,22 +1,30 @@
 """Raw images: a few archives, and a manifest that names every image in them."""
 
+import hashlib
 import mmap
+import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from stages.store.tables import read_table
+from stages.errors import UserError
+from stages.store.tables import read_table, write_table
 
 # One line an image, sorted by `path`. `split` is the declared side or empty, `group` ties
 # related images together or is empty, `shard` is the archive of data/raw/ that holds the
 # file and `member` its name there.
 MANIFEST = ("id", "path", "label", "split", "group", "sha256", "shard", "member")
+
+# Large enough for few files, small enough that a changed image moves little data.
+SHARD_BYTES = 64 * 2**20
 
 
 def read_manifest(raw: str | Path) -> pa.Table:
@@ -51,7 +59,7 @@ def read_images(
                     yield row, content
 
 
-def read_zip(path: Path, members: dict[str, list[int]]) -> Iterator[tuple[str, bytes]]:
+def read_zip(path: Path, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of the zip's `members`, in the order they lie in the file.
 
     Reads through a memory map, in half the time of `ZipFile.read` on small members.
@@ -76,7 +84,7 @@ def read_zip(path: Path, members: dict[str, list[int]]) -> Iterator[tuple[str, b
             yield info.filename, data
 
 
-def read_tar(path: Path, members: dict[str, list[int]]) -> Iterator[tuple[str, bytes]]:
+def read_tar(path: Path, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of the tar's `members` (plain, gz, bz2 or xz), in file order."""
     left = len(members)
     with tarfile.open(path, "r|*") as archive:
@@ -93,3 +101,118 @@ def read_tar(path: Path, members: dict[str, list[int]]) -> Iterator[tuple[str, b
 def text(name: str) -> str:
     r"""A file name as text that UTF-8 can hold: bytes that are not UTF-8 become \xNN."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class RawImage:
+    """An image file about to be packed; `read` gives its `size` bytes, whose hash is `sha256`."""
+
+    path: str
+    label: str
+    split: str
+    group: str
+    size: int
+    sha256: bytes
+    read: Callable[[], bytes]
+
+
+class Entry(NamedTuple):
+    """What the manifest says of an image, but for its id."""
+
+    path: str
+    label: str
+    split: str
+    group: str
+    sha256: bytes
+    shard: str
+    member: str
+
+
+def write_manifest(raw: str | Path, entries: Iterable[Entry]) -> int:
+    """Write the manifest of `entries`, which come sorted by path; return their number.
+
+    The id of an image is the start of its hash, so that it survives renaming; copies of the
+    same file are told apart by a number. Raises `UserError` if a path comes twice.
+    """
+    copies: dict[bytes, int] = {}
+    count = 0
+
+    def rows():
+        nonlocal count
+        last = None
+        for path, label, split, group, digest, shard, member in entries:
+            if path == last:
+                raise UserError(f"two images have the same path {path}; rename one of them")
+            copy = copies[digest[:8]] = copies.get(digest[:8], 0) + 1
+            name = digest[:8].hex() + (f"-{copy}" if copy > 1 else "")
+            yield name, path, label, split, group, digest.hex(), shard, member
+            last = path
+            count += 1
+
+    write_table(Path(raw) / "manifest.csv", MANIFEST, rows())
+    return count
+
+
+def pack(
+    images: Iterable[RawImage],
+    folder: str | Path,
+    previous: str | Path | None = None,
+    target: int = SHARD_BYTES,
+) -> Iterator[Entry]:
+    """Write `images`, which come sorted by path, into uncompressed zips; yield their entries.
+
+    Where a shard ends depends on the names and sizes of its own images alone, so an image
+    added, changed or removed alters one shard and leaves all others byte for byte alike (the
+    content-defined chunking of rsync and backup programs). A shard is named after what it
+    holds, and taken over from the folder `previous` if that has it. Shards come out at about
+    `target` bytes, four times that at most.
+    """
+    shard: list[RawImage] = []
+    size = 0
+    for image in images:
+        shard.append(image)
+        size += image.size
+        draw = int.from_bytes(hashlib.blake2b(image.path.encode(), digest_size=8).digest())
+        if draw * target < image.size << 64 or size >= 4 * target:
+            yield from _write_shard(shard, Path(folder), previous)
+            shard, size = [], 0
+    if shard:
+        yield from _write_shard(shard, Path(folder), previous)
+
+
+def _write_shard(images: list[RawImage], folder: Path, previous: Path | None) -> Iterator[Entry]:
+    content = hashlib.sha256()
+    for image in images:
+        content.update(image.path.encode() + b"\0" + image.sha256)
+    name = f"images-{content.hexdigest()[:12]}.zip"
+    old = Path(previous or folder) / name
+    if previous is not None and _holds(old, images):
+        os.link(old.resolve(), folder / name)
+    else:
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            for image in images:
+                data = image.read()
+                if hashlib.sha256(data).digest() != image.sha256:
+                    raise UserError(f"{image.path} changed while it was read; run again")
+                info = zipfile.ZipInfo(image.path)  # dated 1980-01-01
+                info.create_system, info.external_attr = 3, 0o644 << 16
+                archive.writestr(info, data)
+    for image in images:
+        yield Entry(
+            image.path, image.label, image.split, image.group, image.sha256, name, image.path
+        )
+
+
+def _holds(shard: Path, images: list[RawImage]) -> bool:
+    """Whether the zip `shard` is there and undamaged: every image with its hash, no other."""
+    try:
+        wanted = {image.path: image.sha256 for image in images}
+        with zipfile.ZipFile(shard) as archive:
+            if archive.namelist() != list(wanted):
+                return False
+        return all(
+            hashlib.sha256(data).digest() == wanted[member]
+            for member, data in read_zip(shard, wanted)
+        )
+    except (OSError, zipfile.BadZipFile, IndexError):
+        return False

@@ -1,0 +1,216 @@
+"""Archives of images, kept as they are: nothing is ever unpacked, so nothing can escape."""
+
+import hashlib
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
+
+from stages.errors import UserError
+from stages.progress import progress
+from stages.sources.layout import (
+    SIDES,
+    check_classes,
+    is_hidden,
+    is_image,
+    read_layout,
+    report_ignored,
+)
+from stages.store.raw import Entry, text
+
+# An archive that grows beyond both is a bomb, not a set of images.
+LARGEST_GROWTH = 200
+LARGEST_HARMLESS = 2**30
+LARGEST_IMAGE = 2**28
+
+# What the libraries raise for an archive that is cut short, altered, or of a kind they do not know.
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    LZMAError,
+    EOFError,
+    UnicodeDecodeError,
+    NotImplementedError,
+)
+
+
+class Member(NamedTuple):
+    """An image within an archive: its path, its name there, and the hash of its content."""
+
+    path: str
+    name: str
+    sha256: bytes
+
+
+def archive_entries(archives: list[Path], raw: Path, own: bool) -> list[Entry]:
+    """Place `archives` in the folder `raw` and read what they hold; entries sorted by path.
+
+    Several archives count as one; the images of each that is called train, val, test or extra
+    (train.zip, ...) and has no such folders within belong to that side. `own` says that the
+    archives are ours to link to; else they are copied.
+    """
+    entries = []
+    for archive in archives:
+        shard = archive.name
+        members = read_members(archive)
+        places = read_layout([member.path for member in members], archive.name)
+        stem = shard.split(".", 1)[0]
+        prefix = f"{stem}/" if len(archives) > 1 else ""
+        side = SIDES.get(stem.lower(), "") if len(archives) > 1 else ""
+        for member, (split, label) in zip(members, places, strict=True):
+            entries.append(
+                Entry(
+                    prefix + member.path,
+                    label,
+                    split or side,
+                    "",
+                    member.sha256,
+                    shard,
+                    member.name,
+                )
+            )
+        place(archive, raw / shard, own)
+    check_classes({entry.label for entry in entries}, " + ".join(path.name for path in archives))
+    return sorted(entries)
+
+
+def place(archive: Path, target: Path, own: bool) -> None:
+    """Put `archive` at `target`: by a hard link if it is our `own`, else by a copy.
+
+    A person's archive is never linked to: it may be written to later, or by DVC made read-only.
+    """
+    if own:
+        try:
+            os.link(archive, target)
+            return
+        except OSError:  # another file system, or one without links
+            pass
+    shutil.copyfile(archive, target)
+
+
+def read_members(archive: Path) -> list[Member]:
+    """The images of the zip or tar (plain, gz, bz2, xz) `archive`, every one read and hashed.
+
+    What kind of archive it is, its content says, not its name. Raises `UserError` for a file
+    that is no archive, is damaged or encrypted, names members outside its folder or twice, has
+    links for images, or grows beyond reason.
+    """
+    try:
+        with open(archive, "rb") as file:
+            head = file.read(512)
+    except FileNotFoundError:
+        raise UserError(
+            f"the archive {archive} does not exist; set download.path or download.url"
+        ) from None
+    except IsADirectoryError:
+        raise UserError(
+            f"{archive} is a folder, not an archive; use download.source: folder"
+        ) from None
+    try:
+        return _read_members(archive, _files(archive, head))
+    except DAMAGE as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(
+            f"{archive} is damaged or of an unknown kind: {reason}; fetch it again, or unpack it "
+            "yourself and use download.source: folder"
+        ) from None
+
+
+def _read_members(archive: Path, files: Iterator["_File"]) -> list[Member]:
+    found, ignored = {}, []
+    largest = max(LARGEST_GROWTH * archive.stat().st_size, LARGEST_HARMLESS)
+    with progress(None, "files", f"reading {archive.name}") as bar:
+        for file in files:
+            bar.update()
+            if file.end > largest or (file.size > LARGEST_IMAGE and is_image(file.name)):
+                raise UserError(
+                    f"{archive} looks like an archive bomb: {file.name} ({file.size:,} bytes) "
+                    f"makes it grow to {file.end / 2**30:,.1f} GiB; do not trust it"
+                )
+            path = _safe_path(file.name, archive)
+            if file.kind == "folder" or is_hidden(path):
+                continue
+            if not is_image(path):
+                ignored.append(path)
+            elif file.kind == "other":
+                raise UserError(
+                    f"{archive}: {path} is a link or device, no file; pack it again with the "
+                    "images themselves (tar -h --hard-dereference, zip without -y)"
+                )
+            elif path in found:
+                raise UserError(f"{archive} holds {path} twice; pack it again with one of them")
+            else:
+                found[path] = Member(path, file.name, _hash(file.read))
+    report_ignored(ignored, archive.name)
+    if not found:
+        raise UserError(f"{archive} holds no images")
+    return list(found.values())
+
+
+class _File(NamedTuple):
+    """A member of any archive; `end` is how far it has grown when this one is unpacked."""
+
+    name: str
+    kind: str  # file, folder or other
+    size: int
+    end: int
+    read: Callable[[int], bytes]
+
+
+def _files(archive: Path, head: bytes) -> Iterator[_File]:
+    if head.startswith(b"PK"):
+        return _zip_files(archive)
+    if head[257:262] == b"ustar" or head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")):
+        return _tar_files(archive)
+    raise UserError(f"{archive} is neither a zip nor a tar archive; it starts with {head[:16]!r}")
+
+
+def _zip_files(path: Path) -> Iterator[_File]:
+    end = 0
+    with zipfile.ZipFile(path) as archive:
+        for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+            mode = stat.S_IFMT(info.external_attr >> 16)
+            kind = "file" if mode in (0, stat.S_IFREG) else "other"
+            end += info.file_size
+            if info.flag_bits & 1:
+                raise UserError(
+                    f"{path}: {info.filename} is encrypted; unpack it yourself and use "
+                    "download.source: folder"
+                )
+            if info.is_dir():
+                yield _File(info.filename, "folder", 0, end, None)
+            else:
+                with archive.open(info) as content:
+                    yield _File(info.filename, kind, info.file_size, end, content.read)
+
+
+def _tar_files(path: Path) -> Iterator[_File]:
+    with tarfile.open(path, "r|*") as archive:
+        for info in archive:
+            archive.members.clear()  # tarfile remembers every header it has seen
+            kind = "file" if info.isreg() else "folder" if info.isdir() else "other"
+            end = info.offset_data + info.size
+            read = archive.extractfile(info).read if kind == "file" else None
+            yield _File(text(info.name), kind, info.size, end, read)
+
+
+def _safe_path(name: str, archive: Path) -> str:
+    """The path of the member `name`, which must lie within the archive's folder."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive:
+        raise UserError(f"{archive} names a file outside its folder, {name}; do not trust it")
+    return str(path)
+
+
+def _hash(read: Callable[[int], bytes]) -> bytes:
+    digest = hashlib.sha256()
+    while block := read(2**20):
+        digest.update(block)
+    return digest.digest()
