@@ -1,12 +1,187 @@
-"""The evaluate stage."""
+"""evaluate: the trained model on images it never saw. Scores, predictions, data of the plots."""
 
-from stages.errors import run
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from stages.card.model_card import model_card
+from stages.errors import UserError, run
+from stages.inference.grad_cam import grad_cam, last_convolution
+from stages.inference.layers import layer_table
+from stages.inference.probabilities import probabilities
+from stages.metrics import curves, scores
+from stages.metrics.mistakes import most_confident_mistakes
 from stages.parameters import read_parameters
+from stages.progress import progress
+from stages.store.atomic import replace_directory, replace_file
+from stages.store.image_set import ImageSet, load_image_set
+from stages.store.model import load_model
+from stages.store.tables import write_table
+from stages.store.timing import record_times
+
+PROCESSED = Path("data/processed")
+SPLITS = Path("data/splits")
+MODEL = Path("models/model.keras")
+EPOCHS = Path("models/epochs")
+CARD = Path("models/README.md")
+DATA = Path("reports/data.json")
+METRICS = Path("reports/metrics.json")
+PREDICTIONS = Path("reports/predictions.csv")
+REPORT = Path("reports/classification_report.txt")
+CURVES = Path("reports/curves")
+EVALUATION = Path("reports/evaluation")
+TIMING = Path("reports/timing.json")
 
 
 def main() -> None:
-    read_parameters()
-    raise NotImplementedError
+    settings = read_parameters().evaluate
+    started = time.perf_counter()
+    model, info = load_model(MODEL)
+    classes = info["classes"]
+    test, val, extra = (
+        load_image_set(PROCESSED, SPLITS / f"{side}.csv") for side in ("test", "val", "extra")
+    )
+    if classes != test.dataset.classes:
+        raise UserError(f"{MODEL} was trained for other classes than {PROCESSED} holds; dvc repro")
+    if not len(test):
+        raise UserError(f"{SPLITS}/test.csv names no images; raise split.test")
+
+    def predict(images: ImageSet, what: str) -> np.ndarray:
+        return _predict(model, images, settings.batch_size, settings.tta, what)
+
+    before = time.perf_counter()
+    test_probabilities = predict(test, "test images")
+    forward = time.perf_counter() - before
+    predicted = test_probabilities.argmax(axis=1)
+
+    metrics = {"test": scores.score(test.labels, test_probabilities, settings.top_k)}
+    metrics["test"]["per_class"] = scores.score_classes(test.labels, predicted, classes)
+    if len(val):
+        metrics["val"] = scores.score(val.labels, predict(val, "val images"), settings.top_k)
+    if len(extra):
+        metrics["extra"] = scores.score(
+            extra.labels, predict(extra, "extra images"), settings.top_k
+        )
+    metrics["model"] = {"parameters": model.count_params(), "bytes": MODEL.stat().st_size}
+
+    mistakes = most_confident_mistakes(test.labels, test_probabilities, settings.grad_cam)
+    maps = _explain(model, test, mistakes, predicted, settings.batch_size)
+    layers = layer_table(model)
+    single = _seconds_per_single_image(model, test)
+    by_epoch = _accuracy_by_epoch(model, extra, predict) if len(extra) else []
+
+    _write_json(METRICS, metrics)
+    _write_predictions(test, test_probabilities, classes)
+    _write_text(REPORT, scores.report(test.labels, predicted, classes))
+    with replace_directory(CURVES) as folder:
+        for name, table in {
+            "confusion": curves.confusion_table(test.labels, predicted, classes),
+            "per_class": curves.per_class_table(test.labels, test_probabilities, classes),
+            "roc": curves.roc_table(test.labels, test_probabilities, classes),
+            "precision_recall": curves.precision_recall_table(
+                test.labels, test_probabilities, classes
+            ),
+            "reliability": curves.reliability_table(test.labels, test_probabilities),
+            "extra": (["epoch", "accuracy", "accuracy_low", "accuracy_high"], by_epoch),
+        }.items():
+            write_table(folder / f"{name}.csv", *table)
+    with replace_directory(EVALUATION) as folder:
+        np.save(folder / "probabilities.npy", test_probabilities)
+        np.save(folder / "grad_cam.npy", maps)
+        write_table(folder / "grad_cam.csv", ["id"], [[id] for id in test.ids[mistakes]])
+        _write_json(folder / "model.json", {**info, "layers": layers})
+    data = json.loads(DATA.read_text(encoding="utf-8"))
+    _write_text(CARD, model_card(info, metrics, data, settings.model_dump()))
+    record_times(
+        TIMING,
+        "evaluate",
+        {
+            "seconds": round(time.perf_counter() - started, 3),
+            "images_per_second": round(len(test) / forward, 1),
+            "milliseconds_per_single_image": round(1000 * single, 3),
+        },
+    )
+
+
+def _predict(model, images: ImageSet, batch_size: int, tta: str, what: str) -> np.ndarray:
+    """Class probabilities float32 (n, classes); holds one batch of pixels at a time."""
+    out = np.empty((len(images), model.output_shape[-1]), np.float32)
+    with progress(len(images), "images", what) as bar:
+        start = 0
+        for batch in probabilities(model, images.batches(batch_size), tta):
+            out[start : start + len(batch)] = batch
+            start += len(batch)
+            bar.update(len(batch))
+    return out
+
+
+def _explain(model, test: ImageSet, chosen, predicted, batch_size: int) -> np.ndarray:
+    """Grad-CAM uint8 (n, 2, rows, columns) of the `chosen` images.
+
+    First for the predicted class, then for the actual one; empty for a model without
+    convolutions.
+    """
+    layer = last_convolution(model)
+    if layer is None or not len(chosen):
+        return np.zeros((0, 2, 1, 1), np.uint8)
+    pixels = test.pixels.take(test.rows[chosen])
+    size = min(batch_size, 16)
+    both = [
+        np.concatenate(
+            [
+                grad_cam(model, layer, pixels[at : at + size], targets[at : at + size])
+                for at in range(0, len(chosen), size)
+            ]
+        )
+        for targets in (predicted[chosen], test.labels[chosen])
+    ]
+    return np.stack(both, axis=1)
+
+
+def _accuracy_by_epoch(model, extra: ImageSet, predict) -> list[tuple]:
+    """Accuracy on the extra set with the weights of each saved epoch: seen, never chosen by."""
+    rows = []
+    for path in sorted(EPOCHS.glob("epoch-*.weights.h5")):
+        model.load_weights(path)
+        right = predict(extra, f"extra images, {path.stem}").argmax(axis=1) == extra.labels
+        accuracy = scores.accuracy(int(right.sum()), len(extra))
+        accuracy.pop("count")
+        rows.append((int(path.name.split(".")[0].removeprefix("epoch-")), *accuracy.values()))
+    return rows
+
+
+def _seconds_per_single_image(model, test: ImageSet, runs: int = 20) -> float:
+    """Median time of one image alone, as a service would see it."""
+    times = []
+    marks = (time.perf_counter() for _ in probabilities(model, [test.images(0, 1)] * (runs + 1)))
+    first = next(marks)  # includes the compilation
+    for mark in marks:
+        times.append(mark - first)
+        first = mark
+    return float(np.median(times))
+
+
+def _write_predictions(test: ImageSet, probabilities: np.ndarray, classes: list[str]) -> None:
+    rows = zip(
+        test.ids,
+        (classes[label] for label in test.labels),
+        (classes[label] for label in probabilities.argmax(axis=1)),
+        (f"{confidence:.6f}" for confidence in probabilities.max(axis=1)),
+        test.paths,
+        strict=True,
+    )
+    write_table(PREDICTIONS, ["id", "actual", "predicted", "confidence", "path"], rows)
+
+
+def _write_json(path: Path, value: dict) -> None:
+    _write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replace_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

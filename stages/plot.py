@@ -1,12 +1,202 @@
-"""The plot stage."""
+"""plot: pictures of the results, one page to open or send, and a headline."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
 
 from stages.errors import run
-from stages.parameters import read_parameters
+from stages.metrics.mistakes import (
+    hardest_and_easiest,
+    most_confident_mistakes,
+    spread_over_pairs,
+)
+from stages.parameters import Parameters, read_parameters
+from stages.store.atomic import replace_directory, replace_file
+
+PROCESSED = Path("data/processed")
+SPLITS = Path("data/splits")
+AUGMENTED = Path("models/augmented.npy")
+TRAIN = Path("reports/train")
+DATA = Path("reports/data.json")
+METRICS = Path("reports/metrics.json")
+CURVES = Path("reports/curves")
+EVALUATION = Path("reports/evaluation")
+TIMING = Path("reports/timing.json")
+PLOTS = Path("reports/plots")
+PAGE = Path("reports/report.html")
 
 
 def main() -> None:
-    read_parameters()
-    raise NotImplementedError
+    parameters = read_parameters()
+    settings = parameters.plot
+    # Arrow, matplotlib and Jinja2 take a second to import, a mistake in params.yaml none.
+    from stages.figures.style import save_png, to_svg
+    from stages.report.headline import console_summary
+    from stages.report.page import render_page
+    from stages.report.results import read_results
+    from stages.store.timing import read_times
+
+    results = read_results(PROCESSED, SPLITS, TRAIN, METRICS, DATA, CURVES, EVALUATION)
+    mistakes = most_confident_mistakes(results.labels, results.probabilities)
+    samples = _in_turn(results.train.labels, len(results.classes), settings.samples)
+    overlays = _overlays(results)
+
+    with replace_directory(PLOTS) as folder:
+        charts = {}
+        for name, figure in _charts(results):
+            save_png(figure, folder / f"{name}.png")
+            charts[name] = to_svg(figure)
+        for name, figure in _pictures(results, samples, mistakes[: settings.mistakes]):
+            save_png(figure, folder / f"{name}.png")
+    gallery = spread_over_pairs(results.labels, results.predicted, mistakes, settings.gallery)
+    page = render_page(
+        results,
+        parameters.model_dump(),
+        Parameters().model_dump(),
+        charts,
+        {"samples": samples, "mistakes": gallery},
+        overlays,
+    )
+    with replace_file(PAGE) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    print(console_summary(results, read_times(TIMING), str(PAGE)))
+
+
+def _charts(results) -> Iterator[tuple]:
+    """Name and figure of each chart; these are also on the page."""
+    from stages.figures import charts
+
+    def curves(what, x, y, area):
+        table, areas = results.curves[what], results.curves["per_class"]
+        found = {
+            name: (table[x][table["class"] == name], table[y][table["class"] == name])
+            for name in dict.fromkeys(table["class"])
+        }
+        by_class = dict(zip(areas["class"], areas[area], strict=True))
+        mean = np.nanmean(areas[area])
+        return found, {name: by_class.get(name, mean) for name in found}, len(results.classes)
+
+    history = {
+        what: {
+            side: results.history[f"{side}/{what}"]
+            for side in ("train", "val")
+            if f"{side}/{what}" in results.history
+        }
+        for what in ("loss", "accuracy")
+    }
+    if any(history.values()):
+        yield "learning_curves", charts.learning_curves(**history, chosen=results.chosen_epoch)
+    scores = results.curves["per_class"]
+    yield (
+        "class_scores",
+        charts.class_scores(results.classes, scores["f1"], scores["support"].astype(int)),
+    )
+    yield "class_counts", charts.class_counts(results.classes, results.counts)
+    if len(results.curves["roc"]["class"]):
+        yield (
+            "roc",
+            charts.roc(*curves("roc", "false_positive_rate", "true_positive_rate", "roc_auc")),
+        )
+        yield (
+            "precision_recall",
+            charts.precision_recall(
+                *curves("precision_recall", "recall", "precision", "average_precision")
+            ),
+        )
+    yield (
+        "reliability",
+        charts.reliability(
+            **results.curves["reliability"], error=results.metrics["test"]["calibration_error"]
+        ),
+    )
+    extra = results.curves["extra"]
+    if len(extra["epoch"]):
+        yield "accuracy_by_epoch", charts.accuracy_by_epoch(*extra.values())
+
+
+def _pictures(results, samples: np.ndarray, mistakes: np.ndarray) -> Iterator[tuple]:
+    """Name and figure of each picture that shows images or the confusion matrix."""
+    from stages.figures import image_grids
+    from stages.figures.confusion import TITLES, confusion_matrix
+
+    names, test = results.classes, results.test
+
+    def of(images, positions):
+        return list(images.pixels.take(images.rows[positions]))
+
+    def actual(positions):
+        return [names[k] for k in results.labels[positions]]
+
+    def predicted(positions):
+        return [names[k] for k in results.predicted[positions]]
+
+    for kind in TITLES:
+        yield f"confusion_{kind}", confusion_matrix(results.confusion, names, kind)
+    yield (
+        "samples",
+        image_grids.samples(
+            of(results.train, samples), [names[k] for k in results.train.labels[samples]]
+        ),
+    )
+    yield "augmented", image_grids.augmented(np.load(AUGMENTED))
+    yield (
+        "mistakes",
+        image_grids.mistakes(
+            of(test, mistakes), actual(mistakes), predicted(mistakes), results.confidence[mistakes]
+        ),
+    )
+    yield "extremes", _extremes(results)
+    if len(results.maps):
+        yield (
+            "grad_cam",
+            image_grids.grad_cam(
+                of(test, results.explained),
+                results.maps,
+                actual(results.explained),
+                predicted(results.explained),
+            ),
+        )
+
+
+def _extremes(results, classes: int = 15, count: int = 4):
+    """The hardest and the easiest images of the `classes` with the lowest recall."""
+    from stages.figures.image_grids import extremes
+
+    found = hardest_and_easiest(results.labels, results.probabilities, len(results.classes), count)
+    support = results.confusion.sum(axis=1)
+    recall = np.diag(results.confusion) / np.maximum(support, 1)
+    chosen = [k for k in np.argsort(recall, kind="stable") if support[k]][:classes]
+    rows = [
+        [
+            (results.test.images(at, at + 1)[0], float(results.probabilities[at, k]))
+            for at in (*found[k][0], *found[k][1][::-1])
+        ]
+        for k in chosen
+    ]
+    return extremes([results.classes[k] for k in chosen], rows, 2 * count)
+
+
+def _overlays(results) -> list[tuple]:
+    """Explained test images: position, and a picture for the predicted and the actual class."""
+    from stages.figures.image_grids import overlay
+
+    return [
+        (int(at), *(overlay(results.test.images(at, at + 1)[0], heat) for heat in maps))
+        for at, maps in zip(results.explained, results.maps, strict=True)
+    ]
+
+
+def _in_turn(labels: np.ndarray, classes: int, count: int) -> np.ndarray:
+    """Positions of `count` images, every class in turn; with more classes than `count`, of
+    classes spread evenly. Grouped by class."""
+    ends = np.cumsum(np.bincount(labels, minlength=classes))
+    members = np.split(np.argsort(labels, kind="stable"), ends[:-1])
+    members = [part for part in members if len(part)]
+    if len(members) > count:
+        members = [members[k] for k in np.linspace(0, len(members) - 1, count).astype(int)]
+    shares = [len(part) for part in np.array_split(np.arange(count), len(members))]
+    return np.concatenate([part[:n] for part, n in zip(members, shares, strict=True)])
 
 
 if __name__ == "__main__":

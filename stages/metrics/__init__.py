@@ -1,1 +1,1 @@
-"""Figures of merit, computed from predictions."""
+"""How good a classifier is: scores, curves, calibration. Arrays in, plain numbers out."""

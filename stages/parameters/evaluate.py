@@ -11,3 +11,4 @@ class Evaluate(Section):
     batch_size: int = Field(256, ge=1)
     top_k: int = Field(3, ge=1)
     tta: Literal["none", "flip", "flip_shift"] = "none"
+    grad_cam: int = Field(12, ge=0)

@@ -1,1 +1,1 @@
-"""The one self-contained page."""
+"""The results of a run for people: one self-contained page, and a headline on the console."""

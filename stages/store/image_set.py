@@ -38,12 +38,12 @@ class ImageSet:
 
 def load_image_set(processed: str | Path, split: str | Path) -> ImageSet:
     """The images that the CSV file `split` (id, label) names, from the folder `processed`."""
-    import pyarrow as pa
+    import pyarrow.compute
 
     dataset, pixels = Dataset.load(processed), Pixels(processed)
     wanted = read_table(split)
     index = read_table(Path(processed) / "index.csv", ["id", "path", "shard", "row"])
-    at = pa.compute.index_in(wanted["id"], index["id"]).to_numpy()
+    at = pyarrow.compute.index_in(wanted["id"], index["id"]).to_numpy()
     found = index.take(at)
     number = {name: label for label, name in enumerate(dataset.classes)}
     return ImageSet(

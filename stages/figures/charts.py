@@ -1,0 +1,183 @@
+"""Charts: learning curves, per-class scores, ROC, precision-recall, reliability, counts."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from stages.figures.style import BLUE, DASHES, INK, ORANGE, RED, SERIES, SKY, figure, shortened
+
+Curve = tuple[np.ndarray, np.ndarray]
+BARS = 100  # most classes in a bar chart
+
+
+def learning_curves(
+    loss: dict[str, Curve], accuracy: dict[str, Curve], chosen: int | None
+) -> Figure:
+    """Loss and accuracy an epoch, `train` and `val` each (epochs, values).
+
+    The chosen epoch is marked; the gap that over-fitting opens is shaded.
+    """
+    drawn = figure(10, 3.8)
+    panels = [(what, kind) for what, kind in (("Loss", loss), ("Accuracy", accuracy)) if kind]
+    for axes, (what, curves) in zip(
+        drawn.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        looks = {"train": (SKY, "o", "training"), "val": (RED, "s", "validation")}
+        for side, (epochs, values) in curves.items():
+            colour, marker, label = looks[side]
+            last = f"{100 * values[-1]:.1f} %" if what == "Accuracy" else f"{values[-1]:.3g}"
+            axes.plot(
+                epochs,
+                values,
+                color=colour,
+                marker=marker if len(epochs) <= 30 else None,
+                markersize=3.5,
+                label=f"{label} (last: {last})",
+            )
+        if {"train", "val"} <= curves.keys():
+            epochs, train = curves["train"]
+            val = np.interp(epochs, *curves["val"])
+            worse = val > train if what == "Loss" else val < train
+            axes.fill_between(
+                epochs, train, val, where=worse, color=RED, alpha=0.12, linewidth=0, label="gap"
+            )
+        if chosen is not None:
+            axes.axvline(
+                chosen, color=INK, linestyle="--", linewidth=1, label=f"chosen: epoch {chosen}"
+            )
+        if what == "Accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set(title=what, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.legend(fontsize=8)
+    return drawn
+
+
+def accuracy_by_epoch(epochs: np.ndarray, accuracy: np.ndarray, low, high) -> Figure:
+    """Accuracy on the extra set after each epoch, with its 95 % interval."""
+    drawn = figure(7, 3.8)
+    axes = drawn.subplots()
+    axes.fill_between(epochs, low, high, color=SKY, alpha=0.35, linewidth=0, label="95 % interval")
+    axes.plot(epochs, accuracy, color=BLUE, marker="o", markersize=3.5, label="extra set")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set(title="Accuracy on the extra set by epoch", xlabel="epoch", ylabel="accuracy")
+    axes.legend(fontsize=8)
+    return drawn
+
+
+def class_scores(classes: list[str], f1: np.ndarray, support: np.ndarray) -> Figure:
+    """F1 of each class, weakest on top; classes without test images are left out."""
+    order = [k for k in np.argsort(f1, kind="stable") if support[k]][:BARS]
+    title = "F1 by class" if len(order) < BARS else f"F1 of the {BARS} weakest classes"
+    labels = [f"{shortened(classes[k], 28)} ({support[k]:,})" for k in order]
+    return _bars(
+        title, labels, [("F1", f1[order], BLUE)], (0, 1.12), "F1 (test images in brackets)"
+    )
+
+
+def class_counts(classes: list[str], counts: dict[str, np.ndarray]) -> Figure:
+    """Images of each class on each side of the split, stacked; largest class on top."""
+    total = np.sum(list(counts.values()), axis=0)
+    order = np.argsort(-total, kind="stable")[:BARS]
+    title = "Images by class" if len(classes) <= BARS else f"Images of the {BARS} largest classes"
+    colours = (BLUE, ORANGE, SKY, RED)
+    parts = [
+        (f"{side} ({values.sum():,})", values[order], colour)
+        for (side, values), colour in zip(counts.items(), colours, strict=False)
+    ]
+    labels = [shortened(classes[k], 28) for k in order]
+    return _bars(title, labels, parts, (0, max(1, total.max()) * 1.12), "images")
+
+
+def roc(curves: dict[str, Curve], areas: dict[str, float], total: int) -> Figure:
+    """ROC curves by class; the first is the mean of all `total` classes."""
+    drawn = _family(curves, areas, total, "ROC, each class against the rest", "AUC")
+    drawn.axes[0].plot([0, 1], [0, 1], color=INK, alpha=0.4, linestyle=":", linewidth=1)
+    drawn.axes[0].set(xlabel="false positive rate", ylabel="true positive rate")
+    return drawn
+
+
+def precision_recall(curves: dict[str, Curve], areas: dict[str, float], total: int) -> Figure:
+    """Precision-recall curves by class; the first is the mean of all `total` classes."""
+    title = "Precision and recall, each class against the rest"
+    drawn = _family(curves, areas, total, title, "AP")
+    drawn.axes[0].set(xlabel="recall", ylabel="precision")
+    return drawn
+
+
+def reliability(
+    low: np.ndarray,
+    high: np.ndarray,
+    confidence: np.ndarray,
+    accuracy: np.ndarray,
+    count: np.ndarray,
+    error: float,
+) -> Figure:
+    """Accuracy against confidence, and how many images each bin of confidence holds."""
+    drawn = figure(5.2, 4.8)
+    top, bottom = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], color=INK, alpha=0.5, linestyle=":", label="ideal")
+    top.bar(
+        low,
+        accuracy,
+        high - low,
+        align="edge",
+        color=SKY,
+        edgecolor=INK,
+        linewidth=0.6,
+        label="accuracy",
+    )
+    top.plot(confidence, accuracy, "o", color=RED, markersize=4, label="bin means")
+    top.set(
+        title=f"Reliability: mean gap {100 * error:.1f} %",
+        ylabel="accuracy",
+        xlim=(0, 1),
+        ylim=(0, 1.02),
+    )
+    top.legend(fontsize=8, loc="upper left")
+    bottom.bar(low, count, high - low, align="edge", color=BLUE, edgecolor=INK, linewidth=0.6)
+    bottom.set(xlabel="confidence of the prediction", ylabel="images", yscale="log")
+    return drawn
+
+
+def _family(curves, areas, total: int, title: str, area: str) -> Figure:
+    drawn = figure(7.6, 4.6)
+    axes = drawn.subplots()
+    for number, (name, (x, y)) in enumerate(curves.items()):
+        label = f"{shortened(name, 26)}, {area} {areas[name]:.3f}"
+        if number == 0:
+            axes.plot(x, y, color=INK, linewidth=2.2, label=label, zorder=3)
+        else:
+            colour = SERIES[(number - 1) % len(SERIES)]
+            dash = DASHES[(number - 1) // len(SERIES) % len(DASHES)]
+            axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.4, label=label)
+    axes.set(title=title, xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+    shown = len(curves) - 1
+    heading = f"{shown} weakest of {total} classes" if shown < total else None
+    drawn.legend(loc="outside right upper", fontsize=8, title=heading, title_fontsize=8)
+    return drawn
+
+
+def _bars(title: str, labels: list[str], parts: list[tuple], limits, xlabel: str) -> Figure:
+    """Horizontal bars, first label on top; several `parts` (name, values, colour) stack."""
+    row = 0.26 if len(labels) <= 30 else 0.17
+    drawn = figure(7.6, 1.3 + row * len(labels))
+    axes = drawn.subplots()
+    size = 9 if len(labels) <= 30 else 6.5
+    places = np.arange(len(labels))
+    ends = np.zeros(len(labels))
+    for name, values, colour in parts:
+        axes.barh(places, values, left=ends, color=colour, height=0.75, label=name)
+        ends = ends + values
+    for place, end in zip(places, ends, strict=True):
+        text = f" {end:,.0f}" if limits[1] > 2 else f" {end:.3f}"
+        axes.text(end, place, text, verticalalignment="center", fontsize=size)
+    axes.set_yticks(places, labels, fontsize=size)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set(title=title, xlabel=xlabel, xlim=limits)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    if len(parts) > 1:
+        drawn.legend(loc="outside lower center", ncols=len(parts), fontsize=8)
+    return drawn

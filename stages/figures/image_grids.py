@@ -1,0 +1,134 @@
+"""Grids of images with captions: samples, variants, mistakes, extremes, Grad-CAM."""
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from PIL import Image
+
+from stages.figures.style import DPI, INK, RED, resized, shortened
+
+TILE = 128  # pixels of an image's longer side
+GAP = 10
+LINE = 14  # height of a line of caption
+LETTER = 6.2  # mean width of a letter of a caption
+HEADER = 34
+
+
+def image_grid(
+    images: list[np.ndarray],
+    captions: list[list[str]],
+    columns: int,
+    title: str,
+    highlight: int | None = None,
+    row_titles: list[str] | None = None,
+) -> Figure:
+    """`images` uint8 (h, w, c), row by row, each above its `captions` (lines of text).
+
+    Line number `highlight` of the captions is drawn in red. `row_titles` stand above the
+    rows. An empty grid says so.
+    """
+    if not images:
+        return _nothing(title)
+    tiles = [resized(image, TILE) for image in images]
+    width, height = max(t.shape[1] for t in tiles), max(t.shape[0] for t in tiles)
+    cell = max(width, TILE) + GAP, height + LINE * max(map(len, captions)) + GAP
+    above = LINE + 4 if row_titles else 0
+    rows = -(-len(tiles) // columns)
+    across = columns * cell[0] + GAP
+    down = HEADER + rows * (cell[1] + above) + GAP // 2
+    canvas = np.full(
+        (down, max(across, round(len(title) * LETTER * 1.3) + 2 * GAP), 3), 255, np.uint8
+    )
+    drawn = Figure(figsize=(canvas.shape[1] / DPI, canvas.shape[0] / DPI), facecolor="white")
+    text = {"verticalalignment": "top", "fontsize": 8}
+    places = []
+    for at, tile in enumerate(tiles):
+        x = GAP + at % columns * cell[0]
+        y = HEADER + above + at // columns * (cell[1] + above)
+        canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+        places.append((x, y))
+    axes = drawn.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.imshow(canvas, interpolation="none", aspect="auto")
+    axes.text(GAP, 9, title, fontsize=11, verticalalignment="top")
+    for (x, y), lines in zip(places, captions, strict=True):
+        for number, line in enumerate(lines):
+            axes.text(
+                x,
+                y + height + 3 + LINE * number,
+                shortened(line, int((cell[0] - GAP) / LETTER)),
+                color=RED if number == highlight else INK,
+                **text,
+            )
+    for row, name in enumerate(row_titles or []):
+        y = HEADER + row * (cell[1] + above)
+        axes.text(GAP, y, shortened(name, int(across / LETTER / 1.2)), fontweight="bold", **text)
+    return drawn
+
+
+def samples(images: list[np.ndarray], names: list[str]) -> Figure:
+    """Images of every class in turn."""
+    columns = min(10, max(1, round(len(images) ** 0.5)))
+    return image_grid(images, [[name] for name in names], columns, "Training images")
+
+
+def augmented(images: np.ndarray) -> Figure:
+    """Variants of one image, as training sees them."""
+    captions = [["" if at else "variants of one image"] for at in range(len(images))]
+    return image_grid(list(images), captions, 5, "Augmentation")
+
+
+def mistakes(
+    images: list[np.ndarray], actual: list[str], predicted: list[str], confidence: np.ndarray
+) -> Figure:
+    """Wrongly classified images, most confident first."""
+    captions = [
+        [f"is {a}", f"not {p}", f"{100 * c:.1f} % sure"]
+        for a, p, c in zip(actual, predicted, confidence, strict=True)
+    ]
+    title = "Most confident mistakes" if images else "No mistakes on the test images"
+    columns = min(5, max(1, len(images)))
+    return image_grid(images, captions, columns, title, highlight=1)
+
+
+def extremes(names: list[str], rows: list[list[tuple[np.ndarray, float]]], columns: int) -> Figure:
+    """One row a class: its hardest images, then its easiest; each with the probability that
+    the model gave to what it is."""
+    images, captions = [], []
+    blank = np.full_like(next(image for row in rows for image, _ in row), 255)
+    for row in rows:
+        padded = row + [(blank, None)] * (columns - len(row))
+        images += [image for image, _ in padded]
+        captions += [["" if p is None else f"{100 * p:.1f} %"] for _, p in padded]
+    title = "Hardest and easiest images: probability of the actual class"
+    return image_grid(images, captions, columns, title, row_titles=names)
+
+
+def grad_cam(
+    images: list[np.ndarray], maps: np.ndarray, actual: list[str], predicted: list[str]
+) -> Figure:
+    """Mistakes, with what spoke for the predicted class and what for the actual one."""
+    tiles, captions = [], []
+    for image, (wrong, right), a, p in zip(images, maps, actual, predicted, strict=True):
+        tiles += [image, overlay(image, wrong), overlay(image, right)]
+        captions += [["image"], ["for (wrong):", p], ["for (right):", a]]
+    columns = 6 if len(images) > 1 else 3
+    return image_grid(tiles, captions, columns, "Grad-CAM of mistakes: what spoke for a class")
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """`image` uint8 (h, w, c) in grey under `heat` uint8 (rows, columns); RGB uint8."""
+    size = max(TILE, *image.shape[:2])
+    small = resized(image, TILE if size <= TILE else max(image.shape[:2]))
+    grey = small.mean(axis=-1, keepdims=True)
+    box = small.shape[1], small.shape[0]
+    heat = np.asarray(Image.fromarray(heat).resize(box, Image.Resampling.BILINEAR)) / 255
+    colour = colormaps["viridis"](heat)[..., :3] * 255
+    opacity = 0.25 + 0.4 * heat[..., None]
+    return np.round(grey * (1 - opacity) + colour * opacity).astype(np.uint8)
+
+
+def _nothing(title: str) -> Figure:
+    drawn = Figure(figsize=(4, 0.6), facecolor="white")
+    drawn.text(0.03, 0.5, title, verticalalignment="center", fontsize=11)
+    return drawn

@@ -1,0 +1,105 @@
+"""One look for all figures, and deterministic files of them."""
+
+import io
+import re
+import warnings
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+# Okabe and Ito 2008, Color Universal Design: distinguishable with any colour vision.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#d55e00",
+    "#cc79a7",
+    "#56b4e9",
+    "#f0e442",
+)
+SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+DASHES = ("-", "--", ":")
+INK = "#1b1b1c"  # text and axes; `to_svg` turns it into the colour of the page's text
+DPI = 100
+
+STYLE = {
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called $
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "figures",
+}
+matplotlib.rcParams.update(STYLE)
+# A name in a script that DejaVu Sans lacks shows as boxes; the page shows it right.
+warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` x `height` inches whose axes are laid out without overlap."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def save_png(drawn: Figure, path: Path) -> None:
+    """Write without the metadata (version of matplotlib) that would change the bytes."""
+    drawn.savefig(path, format="png", metadata={"Software": None})
+
+
+def to_svg(drawn: Figure) -> str:
+    """An `<svg>` element to put into a page; takes the page's text colour."""
+    file = io.StringIO()
+    drawn.savefig(
+        file,
+        format="svg",
+        transparent=True,
+        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+    )
+    text = file.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    return re.sub(
+        r'(<svg[^>]*?) width="[^"]*"',
+        r"\1",
+        re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1),
+        count=1,
+    )
+
+
+def shortened(name: str, length: int) -> str:
+    """`name` in one line of at most `length` characters, its middle left out if need be."""
+    name = " ".join(str(name).split())
+    if len(name) <= length:
+        return name
+    head = (length - 1 + 1) // 2
+    return name[:head] + "…" + name[len(name) - (length - 1 - head) :]
+
+
+def resized(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (h, w, c) to RGB uint8 (rows, columns, 3) whose longer side is `size`.
+
+    Small images keep their hard pixels; large ones are averaged down.
+    """
+    pixels = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
+    scale = size / max(pixels.size)
+    method = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+    box = (max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale)))
+    return np.asarray(pixels.resize(box, method))

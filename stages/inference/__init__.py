@@ -1,0 +1,1 @@
+"""Running a trained model over images: class probabilities, and what they rest on."""

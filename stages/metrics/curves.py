@@ -1,0 +1,129 @@
+"""Tables behind the plots: each a list of column names and rows, ready for a CSV file.
+
+Curves have at most `POINTS` points, so that they stay small whatever the number of images.
+"""
+
+import numpy as np
+
+from stages.metrics.calibration import reliability
+from stages.metrics.scores import DECIMALS, one_vs_rest_areas, score_classes
+
+POINTS = 201
+CURVES = 12  # classes drawn at most; with more, their mean and the weakest are
+MEAN = "(mean of all classes)"
+
+Table = tuple[list[str], list[tuple]]
+
+
+def confusion_table(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> Table:
+    """Pairs of actual and predicted class that occur, and the diagonal, with their counts.
+
+    `share_of_actual` is the count over all images of the actual class, `share_of_predicted`
+    over all images predicted as that class (0 where there is none).
+    """
+    from sklearn.metrics import confusion_matrix
+
+    counts = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
+    actual = np.maximum(counts.sum(axis=1), 1)
+    guessed = np.maximum(counts.sum(axis=0), 1)
+    rows = [
+        (classes[i], classes[j], int(n), _number(n / actual[i]), _number(n / guessed[j]))
+        for i, row in enumerate(counts)
+        for j, n in enumerate(row)
+        if n or i == j
+    ]
+    return ["actual", "predicted", "count", "share_of_actual", "share_of_predicted"], rows
+
+
+def per_class_table(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> Table:
+    """One row a class; the areas are empty where they are undefined."""
+    scores = score_classes(labels, probabilities.argmax(axis=1), classes)
+    rows = []
+    for k, name in enumerate(classes):
+        areas = one_vs_rest_areas(labels == k, probabilities[:, k])
+        rows.append((name, *scores[name].values(), *map(_number, areas or ("", ""))))
+    return [
+        "class",
+        "precision",
+        "recall",
+        "f1",
+        "support",
+        "roc_auc",
+        "average_precision",
+    ], rows
+
+
+def roc_table(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> Table:
+    """ROC curves, one-vs-rest: false and true positive rate, long format."""
+    from sklearn.metrics import roc_curve
+
+    def curve(is_class, scores):
+        false_positives, true_positives, _ = roc_curve(is_class, scores)
+        return false_positives, true_positives
+
+    return _curves(
+        curve, labels, probabilities, classes, 0, ["false_positive_rate", "true_positive_rate"]
+    )
+
+
+def precision_recall_table(
+    labels: np.ndarray, probabilities: np.ndarray, classes: list[str]
+) -> Table:
+    """Precision-recall curves, one-vs-rest, long format."""
+    from sklearn.metrics import precision_recall_curve
+
+    def curve(is_class, scores):
+        precision, recall, _ = precision_recall_curve(is_class, scores)
+        return recall[::-1], precision[::-1]
+
+    return _curves(curve, labels, probabilities, classes, 1, ["recall", "precision"])
+
+
+def reliability_table(labels: np.ndarray, probabilities: np.ndarray) -> Table:
+    """The bins of `calibration.reliability`."""
+    bins = reliability(probabilities.argmax(axis=1) == labels, probabilities.max(axis=1))
+    rows = list(zip(*[map(_number, column) for column in bins.values()], strict=True))
+    return list(bins), rows
+
+
+def _curves(curve, labels, probabilities, classes, which_area, axes) -> Table:
+    """`curve` of each class (of the weakest by area, if there are many) and their mean."""
+    grid = np.linspace(0, 1, POINTS)
+    curves, areas = {}, {}
+    for k, name in enumerate(classes):
+        is_class = labels == k
+        area = one_vs_rest_areas(is_class, probabilities[:, k])
+        if area is None:
+            continue
+        curves[name] = curve(is_class, probabilities[:, k])
+        areas[name] = area[which_area]
+        if len(classes) > CURVES:  # keep them small until the weakest are known
+            curves[name] = grid, np.interp(grid, *curves[name])
+    if not curves:
+        return ["class", *axes], []
+    mean = np.mean([np.interp(grid, x, y) for x, y in curves.values()], axis=0)
+    shown = list(curves)
+    if len(shown) > CURVES:
+        weakest = set(sorted(shown, key=areas.get)[: CURVES - 1])
+        shown = [name for name in shown if name in weakest]
+    rows = [(MEAN, _number(x), _number(y)) for x, y in zip(grid, mean, strict=True)]
+    for name in shown:
+        x, y = _thinned(*curves[name])
+        rows += [(name, _number(a), _number(b)) for a, b in zip(x, y, strict=True)]
+    return ["class", *axes], rows
+
+
+def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most `POINTS` points of a curve, its ends included, spread evenly along it."""
+    if len(x) <= POINTS:
+        return x, y
+    along = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    at = np.searchsorted(along, np.linspace(0, along[-1], POINTS))
+    at = np.unique(np.concatenate([[0], at, [len(x) - 1]]))
+    return x[at], y[at]
+
+
+def _number(value):
+    if isinstance(value, str):
+        return value
+    return int(value) if isinstance(value, np.integer) else round(float(value), DECIMALS)

@@ -1,0 +1,155 @@
+"""The page: a self-contained HTML file, the same bytes for the same results."""
+
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from stages.report.headline import headline, percent, weakest_classes
+from stages.report.results import Results
+from stages.report.thumbnails import data_uri
+
+FOLDER = Path(__file__).parent
+MATRIX = 150  # most classes in the confusion matrix of the page
+PAIRS = 20  # rows of the table of most frequent confusions
+SHOWN_REJECTS = 50
+
+
+def render_page(
+    results: Results,
+    settings: dict,
+    defaults: dict,
+    charts: dict[str, str],
+    shown: dict[str, np.ndarray],
+    explanations: list[tuple[int, np.ndarray, np.ndarray]],
+) -> str:
+    """HTML text.
+
+    `settings` and `defaults` are all of params.yaml, `charts` SVG elements by name. `shown`
+    has positions: `samples` in the training set, `mistakes` in the test set.
+    `explanations` are (position in the test set, picture for the predicted class, picture
+    for the actual class), pictures uint8 (h, w, 3).
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["number"] = lambda value: f"{value:,}"
+    classes = results.classes
+    usual = dict(_flat(defaults))
+    return environment.get_template(
+        "page.html.j2"
+    ).render(
+        headline=headline(results.metrics["test"]),
+        metrics=results.metrics,
+        test=results.metrics["test"],
+        weakest=weakest_classes(results),
+        classes=classes,
+        rows=_class_rows(results),
+        pairs=_pairs(results),
+        matrix=_matrix(results),
+        mistakes=[_item(results, at) for at in shown["mistakes"]],
+        mistakes_total=int((results.labels != results.predicted).sum()),
+        samples=[
+            {"src": src, "name": classes[results.train.labels[at]]}
+            for at, src in _thumbnails(results.train, shown["samples"])
+        ],
+        explanations=[
+            _item(results, at) | {"wrong": data_uri(wrong), "right": data_uri(right)}
+            for at, wrong, right in explanations
+        ],
+        charts=charts,
+        layers=results.model["layers"],
+        shape=results.model["shape"],
+        chosen_epoch=results.chosen_epoch,
+        data=[
+            (name, value)
+            for part, values in results.data.items()
+            if part != "classes"  # the table of classes has them
+            for name, value in _flat({part: values})
+        ],
+        rejects=results.rejects[:SHOWN_REJECTS],
+        rejects_total=len(results.rejects),
+        settings=[
+            (name, value, usual.get(name, "none") != value) for name, value in _flat(settings)
+        ],
+        counts=results.counts,
+    )
+
+
+def _thumbnails(images, positions):
+    for at in positions:
+        yield at, data_uri(images.images(at, at + 1)[0])
+
+
+def _item(results: Results, at: int) -> dict:
+    """A test image with what the model says about it."""
+    probabilities = results.probabilities[at]
+    actual, predicted = int(results.labels[at]), int(results.predicted[at])
+    return {
+        "src": data_uri(results.test.images(at, at + 1)[0]),
+        "actual": actual,
+        "predicted": predicted,
+        "confidence": float(probabilities[predicted]),
+        "of_actual": float(probabilities[actual]),
+        "path": results.test.paths[at],
+        "id": results.test.ids[at],
+    }
+
+
+def _class_rows(results: Results) -> list[dict]:
+    curves = results.curves["per_class"]
+    rows = []
+    for k, name in enumerate(results.classes):
+        scores = results.metrics["test"]["per_class"][name]
+        areas = {area: float(curves[area][k]) for area in ("roc_auc", "average_precision")}
+        counts = {side: int(values[k]) for side, values in results.counts.items()}
+        rows.append({"name": name, **scores, **areas, "counts": counts})
+    return rows
+
+
+def _pairs(results: Results) -> list[tuple[int, int, int, float]]:
+    """Most frequent confusions: actual, predicted, count, share of the actual class."""
+    wrong = results.confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
+    pairs = [(int(at) // len(wrong), int(at) % len(wrong)) for at in order]
+    return [
+        (i, j, int(wrong[i, j]), wrong[i, j] / results.confusion[i].sum())
+        for i, j in pairs
+        if wrong[i, j]
+    ]
+
+
+def _matrix(results: Results) -> dict:
+    """What the script on the page draws: classes, totals, and the cells that are not zero.
+
+    `cells` is indexed by position in `classes`, `wrong` (all mistakes) by class.
+    """
+    counts = results.confusion
+    wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
+    chosen = np.sort(np.argsort(-wrong, kind="stable")[:MATRIX])
+    errors = counts - np.diag(np.diag(counts))
+    inside = counts[np.ix_(chosen, chosen)]
+    return {
+        "classes": chosen.tolist(),
+        "names": results.classes,
+        "actual": counts.sum(axis=1)[chosen].tolist(),
+        "predicted": counts.sum(axis=0)[chosen].tolist(),
+        "f1": [results.metrics["test"]["per_class"][results.classes[k]]["f1"] for k in chosen],
+        "wrong": [[int(i), int(j), int(errors[i, j])] for i, j in np.argwhere(errors)],
+        "cells": [[int(i), int(j), int(inside[i, j])] for i, j in np.argwhere(inside)],
+    }
+
+
+def _flat(values: dict, prefix: str = ""):
+    """(dotted name, value) of nested `values`."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from stages.metrics import curves, scores
+from stages.metrics.calibration import expected_calibration_error, reliability
+from stages.metrics.mistakes import (
+    hardest_and_easiest,
+    most_confident_mistakes,
+    spread_over_pairs,
+)
+
+
+def predictions(n=500, classes=4, seed=0):
+    """Labels, and probabilities that are right more often than not."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    logits = rng.normal(size=(n, classes)) + 1.5 * np.eye(classes)[labels]
+    exps = np.exp(logits)
+    return labels, (exps / exps.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_accuracy_comes_with_its_wilson_interval_and_count():
+    # Wilson 1927 for 383 of 400, worked by hand: centre .9532, half-width .0201.
+    assert scores.accuracy(383, 400) == {
+        "accuracy": 0.9575,
+        "accuracy_low": pytest.approx(0.9331, abs=5e-4),
+        "accuracy_high": pytest.approx(0.9732, abs=5e-4),
+        "count": 400,
+    }
+
+
+def test_a_perfect_score_still_has_an_interval_below_one():
+    perfect = scores.accuracy(10, 10)
+    assert perfect["accuracy_high"] == 1.0
+    assert perfect["accuracy_low"] == pytest.approx(0.7225, abs=5e-4)
+
+
+def test_scores_agree_with_scikit_learn():
+    labels, probabilities = predictions()
+    found = scores.score(labels, probabilities, top_k=2)
+    predicted = probabilities.argmax(axis=1)
+    expected = {
+        "accuracy": sk.accuracy_score(labels, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
+        "f1_macro": sk.f1_score(labels, predicted, average="macro"),
+        "recall_weighted": sk.recall_score(labels, predicted, average="weighted"),
+        "loss": sk.log_loss(labels, probabilities),
+        "top2_accuracy": sk.top_k_accuracy_score(labels, probabilities, k=2),
+        "roc_auc": sk.roc_auc_score(labels, probabilities.astype(float), multi_class="ovr"),
+        "average_precision": sk.average_precision_score(np.eye(4)[labels], probabilities),
+        "brier": ((probabilities - np.eye(4)[labels]) ** 2).sum(axis=1).mean() / 2,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=2e-6)
+
+
+def test_two_classes_give_the_familiar_binary_scores():
+    labels, probabilities = predictions(classes=2)
+    found = scores.score(labels, probabilities, top_k=3)
+    assert found["roc_auc"] == pytest.approx(
+        sk.roc_auc_score(labels, probabilities[:, 1]), abs=1e-6
+    )
+    assert found["brier"] == pytest.approx(np.mean((probabilities[:, 1] - labels) ** 2), abs=1e-6)
+    assert not any(name.startswith("top") for name in found)  # one of two is no news
+
+
+def test_a_class_without_images_is_left_out_of_the_areas_and_of_the_means(recwarn):
+    labels, probabilities = predictions(classes=3)
+    without_images = np.concatenate([probabilities, np.zeros((len(labels), 1))], axis=1)
+    assert scores.score(labels, without_images) == scores.score(labels, probabilities, 3) | {
+        "top3_accuracy": 1.0
+    }
+    assert not recwarn.list
+
+
+def test_one_class_alone_has_no_areas():
+    labels, probabilities = np.zeros(5, int), np.full((5, 2), 0.5, np.float32)
+    assert "roc_auc" not in scores.score(labels, probabilities)
+
+
+def test_scores_are_plain_numbers_that_json_can_hold():
+    kinds = {type(value) for value in scores.score(*predictions()).values()}
+    assert kinds == {int, float}
+
+
+def test_scores_of_each_class_by_name():
+    labels, predicted = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
+    found = scores.score_classes(labels, predicted, ["cat", "dog", "eel"])
+    assert found["cat"] == {"precision": 1.0, "recall": 0.666667, "f1": 0.8, "support": 3}
+    assert found["eel"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+
+
+def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy():
+    confidence = np.array([0.9, 0.9, 0.9, 0.9, 0.55, 0.55])
+    correct = np.array([True, True, False, False, True, False])
+    assert expected_calibration_error(correct, confidence) == pytest.approx(
+        (4 * 0.4 + 2 * 0.05) / 6
+    )
+    bins = reliability(correct, confidence)
+    assert bins["count"].tolist() == [2, 4]
+    assert bins["accuracy"].tolist() == [0.5, 0.5]
+
+
+def test_full_confidence_falls_into_the_last_bin():
+    bins = reliability(np.array([True]), np.array([1.0]))
+    assert (bins["high"].tolist(), bins["count"].tolist()) == ([1.0], [1])
+
+
+def test_confusion_table_lists_what_occurs_and_the_diagonal():
+    columns, rows = curves.confusion_table(
+        np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), ["cat", "dog", "eel"]
+    )
+    assert columns == ["actual", "predicted", "count", "share_of_actual", "share_of_predicted"]
+    assert rows == [
+        ("cat", "cat", 2, 0.666667, 1.0),
+        ("cat", "dog", 1, 0.333333, 0.5),
+        ("dog", "dog", 1, 1.0, 0.5),
+        ("eel", "eel", 0, 0.0, 0.0),
+    ]
+
+
+@pytest.mark.parametrize(("table", "area"), [("roc", "roc_auc"), ("precision_recall", None)])
+def test_thinned_curves_keep_the_area(table, area):
+    labels, probabilities = predictions(n=5000)
+    _, rows = getattr(curves, f"{table}_table")(labels, probabilities, list("abcd"))
+    x, y = np.array([row[1:] for row in rows if row[0] == "b"]).T
+    assert len(x) <= curves.POINTS + 2
+    roc_auc, average_precision = scores.one_vs_rest_areas(labels == 1, probabilities[:, 1])
+    assert sk.auc(x, y) == pytest.approx(roc_auc if area else average_precision, abs=2e-3)
+
+
+def test_with_many_classes_the_weakest_and_the_mean_are_drawn():
+    labels, probabilities = predictions(n=4000, classes=40)
+    names = [f"class {k}" for k in range(40)]
+    _, rows = curves.roc_table(labels, probabilities, names)
+    drawn = list(dict.fromkeys(row[0] for row in rows))
+    assert drawn[0] == curves.MEAN
+    areas = [sk.roc_auc_score(labels == k, probabilities[:, k]) for k in range(40)]
+    assert set(drawn[1:]) == {names[k] for k in np.argsort(areas)[: curves.CURVES - 1]}
+
+
+def test_most_confident_mistakes_come_first():
+    labels = np.array([0, 0, 1, 1])
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.95, 0.05], [0.4, 0.6]])
+    assert most_confident_mistakes(labels, probabilities).tolist() == [2, 1]
+    assert most_confident_mistakes(labels, probabilities, 1).tolist() == [2]
+
+
+def test_a_gallery_shows_every_confusion_before_a_second_of_any():
+    labels = np.array([0, 0, 0, 1, 2])
+    predicted = np.array([1, 1, 1, 0, 0])
+    chosen = spread_over_pairs(labels, predicted, np.array([0, 1, 2, 3, 4]), 4)
+    assert chosen.tolist() == [0, 1, 3, 4]
+
+
+def test_hardest_images_have_the_least_probability_of_what_they_are():
+    labels = np.array([0, 0, 0, 1])
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.4, 0.6]])
+    (hardest, easiest), (only, none) = hardest_and_easiest(labels, probabilities, 2, 1)
+    assert (hardest.tolist(), easiest.tolist()) == ([1], [0])
+    assert (only.tolist(), none.tolist()) == ([3], [])
