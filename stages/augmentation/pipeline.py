@@ -1,0 +1,104 @@
+"""All variations that the settings ask for, in order."""
+
+import numpy as np
+import tensorflow as tf
+
+from stages.augmentation.brightness import vary_brightness
+from stages.augmentation.cutout import cut_out
+from stages.augmentation.geometry import flip_and_crop, transform
+from stages.augmentation.mixing import cutmix, mixup
+from stages.augmentation.randaugment import randaugment
+from stages.augmentation.randomness import batch_key, coin_of_image, coins, subkey, uniform
+
+
+class Augmentation:
+    """Varies batches as the `augment` section of the parameters says.
+
+    Order: RandAugment, one affine transform (rotation, shift, shear, zoom), flips and crop,
+    brightness, cutout, mixup or cutmix.
+
+    Args:
+        settings: the `augment` section of the parameters.
+        seed: integer; together with epoch and step it determines every random choice.
+    """
+
+    def __init__(self, settings, seed: int):
+        self.settings = settings
+        self.seed = seed
+
+    @tf.autograph.experimental.do_not_convert  # no Python loops or branches on tensors within
+    def __call__(self, images, labels, index, epoch, step):
+        """Vary a batch.
+
+        Args:
+            images: (n, height, width, channels), values 0 to 255, uint8 or float32.
+            labels: float32 (n, classes), one-hot; mixup and cutmix mix them.
+            index: int64 (n,), positions of the images in the training set; alternating flips
+                depend on them.
+            epoch, step: integers or scalar tensors, counted from 0.
+
+        Returns float32 images (0 to 255) and float32 labels of the same shapes.
+        """
+        settings, key = self.settings, batch_key(self.seed, epoch, step)
+        images = self._geometry(images, index, epoch, key)
+        images = tf.cast(images, tf.float32)
+        if settings.brightness:
+            images = vary_brightness(images, settings.brightness, subkey(key, 4))
+        if settings.cutout:
+            images = cut_out(images, settings.cutout, subkey(key, 5))
+        labels = tf.cast(labels, tf.float32)
+        return self._mix(images, labels, key)
+
+    def _geometry(self, images, index, epoch, key):
+        settings = self.settings
+        fill = (settings.fill, settings.fill_value)
+        if settings.randaugment.layers:
+            images = randaugment(
+                images,
+                settings.randaugment.layers,
+                settings.randaugment.magnitude,
+                *fill,
+                subkey(key, 0),
+            )
+        affine = {
+            name: getattr(settings, name)
+            for name in ("rotation", "width_shift", "height_shift", "shear", "zoom")
+        }
+        if any(affine.values()):
+            images = transform(images, **affine, fill=fill, key=subkey(key, 1))
+        count = tf.shape(images)[0]
+        horizontal = vertical = None
+        if settings.horizontal_flip == "random":
+            horizontal = coins(count, subkey(key, 2))
+        elif settings.horizontal_flip == "alternating":
+            horizontal = coin_of_image(index, self.seed) ^ (tf.cast(epoch, tf.int64) % 2 == 1)
+        if settings.vertical_flip == "random":
+            vertical = coins(count, subkey(key, 3))
+        if horizontal is None and vertical is None and not settings.crop_padding:
+            return images
+        return flip_and_crop(
+            images, horizontal, vertical, settings.crop_padding, fill, subkey(key, 7)
+        )
+
+    def _mix(self, images, labels, key):
+        settings = self.settings
+        if settings.mixup and settings.cutmix:  # one or the other, image by image
+            first = uniform([tf.shape(images)[0]], subkey(key, 8)) < 0.5
+            a = mixup(images, labels, settings.mixup, subkey(key, 6))
+            b = cutmix(images, labels, settings.cutmix, subkey(key, 9))
+            return (
+                tf.where(first[:, None, None, None], a[0], b[0]),
+                tf.where(first[:, None], a[1], b[1]),
+            )
+        if settings.mixup:
+            return mixup(images, labels, settings.mixup, subkey(key, 6))
+        if settings.cutmix:
+            return cutmix(images, labels, settings.cutmix, subkey(key, 9))
+        return images, labels
+
+    def variants(self, image, count: int) -> np.ndarray:
+        """`count` variants of one image, uint8 (count, height, width, channels)."""
+        images = tf.repeat(tf.convert_to_tensor(image)[None], count, axis=0)
+        labels = tf.ones([count, 1])
+        images, _ = self(images, labels, tf.range(count, dtype=tf.int64), 0, 0)
+        return np.clip(np.rint(images.numpy()), 0, 255).astype(np.uint8)
