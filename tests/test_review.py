@@ -80,7 +80,15 @@ class Project:
         accuracy = right / len(predictions)
         test = {"accuracy": accuracy, "count": len(predictions), "loss": 1 - accuracy}
         self.write("reports/metrics.json", json.dumps({"test": test | {"per_class": per_class}}))
-        self.write("reports/data.json", json.dumps({"train": {"images": len(train)}}))
+        counts = {
+            name: {
+                "train": sum(label == name for _, label in train),
+                "test": per_class[name]["support"],
+                "bytes": 1000,
+            }
+            for name in classes
+        }
+        self.write("reports/data.json", json.dumps({"classes": counts}))
         self.write("params.yaml", yaml.safe_dump({"train": {"epochs": epochs, "seed": 0}}))
         self.write("data/splits/train.csv", table(train))
         self.write("data/splits/test.csv", table((id, a) for id, (a, _) in predictions.items()))
@@ -314,8 +322,8 @@ def test_without_the_cache_the_review_says_what_it_could_not_compare(project):
     shutil.rmtree("data/splits")
     comment = project.review("HEAD~1")
     assert "Yes, more than chance" in comment
-    assert "not in the DVC cache here, so only totals can be compared" in comment
-    assert "| <code>train.images</code> | 1 | 2 | +1 |" in comment
+    assert "(data/splits) are not in the DVC cache here, so only totals compare" in comment
+    assert "| cat | 51 | 52 | +1 |" in comment
     assert "(reports/plots) are not in the DVC cache here" in comment
     assert "stale" not in comment
 

@@ -265,11 +265,18 @@ def _is_headline(key: str) -> bool:
 
 def _metric_row(change: Change) -> list[str]:
     row = [code(change.key), number(change.base), number(change.head)]
+    if change.difference is None:
+        return [*row, ""]
+    return [*row, _signed(change) + _direction(change.key, change.difference)]
+
+
+def _signed(change: Change) -> str:
+    """The difference of two numbers with its sign; empty where there is none."""
     difference = change.difference
     if difference is None:
-        return [*row, ""]
+        return ""
     signed = f"{difference:+,}" if isinstance(difference, int) else f"{difference:+.4f}"
-    return [*row, f"{signed.replace('-', MINUS)}{_direction(change.key, difference)}"]
+    return signed.replace("-", MINUS)
 
 
 def _direction(key: str, difference: float) -> str:
@@ -331,17 +338,28 @@ def _data(review: Review) -> str:
             f"{title}\n\nImages added: {added:,}; removed: {removed:,} "
             f"(a relabelled image is both).\n\n{table(header, rows, 'classes')}"
         )
-    changed = changes(review.base.data, review.head.data)
-    if not review.base.data:
-        return f"{title}\n\n{_name(review.base)} has no reports/data.json to compare with."
+    base, head = (_totals(side.data) for side in (review.base, review.head))
+    if not base or not head:
+        side = _name(review.head if base else review.base)
+        return f"{title}\n\n{side} has no reports/data.json to compare with."
+    changed = changes(base, head)
+    said = "The lists of images (data/splits) are not in the DVC cache here, so only totals compare"
     if not changed:
-        return f"{title}\n\nThe same number of images in every class."
-    rows = [_metric_row(change) for change in changed]
-    return (
-        f"{title}\n\nThe lists of images (data/splits) are not in the DVC cache here, so only "
-        "totals can be compared.\n\n"
-        + table(["count", _name(review.base), "here", "change"], rows, "counts")
-    )
+        return f"{title}\n\n{said}: the same number of images of every class."
+    rows = [
+        [text(change.key), number(change.base), number(change.head), _signed(change)]
+        for change in changed
+    ]
+    header = ["class", _name(review.base), "here", "change"]
+    return f"{title}\n\n{said}.\n\n{table(header, rows, 'classes')}"
+
+
+def _totals(data: dict) -> dict[str, int]:
+    """Images of each class on all sides of the split, from reports/data.json."""
+    return {
+        name: sum(count for side, count in counts.items() if side != "bytes")
+        for name, counts in data.get("classes", {}).items()
+    }
 
 
 def _classes(review: Review) -> str:

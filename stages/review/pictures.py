@@ -24,12 +24,13 @@ def draw_epochs(base: Results, head: Results, path: Path) -> bool:
     for name, ax in zip(panels, axes, strict=True):
         for side, color in ((base, BLUE), (head, ORANGE)):
             for part, style in (("train", "--"), ("val", "-")):
-                values = side.epochs.get(f"{part}/{name}", [])
-                if values:
+                rows = side.epochs.get(f"{part}/{name}")
+                if rows:
                     label = f"{side.name}, {'training' if part == 'train' else 'validation'}"
-                    epochs = range(1, len(values) + 1)
-                    marker = "o" if len(values) == 1 else None
-                    ax.plot(epochs, values, style, color=color, label=label, marker=marker)
+                    marker = "o" if len(rows) == 1 else None
+                    ax.plot(
+                        *zip(*rows, strict=True), style, color=color, label=label, marker=marker
+                    )
         ax.set(title=name.capitalize(), xlabel="epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)

@@ -28,7 +28,7 @@ class Results:
     `metrics`, `parameters`, `data`, `timing`: nested dicts as in their files.
     `predictions`: columns id, actual, predicted, confidence, path, one row a test image.
     `members`: columns id, label of every image of data/splits, or None.
-    `epochs`: e.g. "val/loss" -> one value an epoch.
+    `epochs`: e.g. "val/loss" -> (epoch, value) of each row.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Results:
     timing: dict
     predictions: pa.Table | None
     members: pa.Table | None
-    epochs: dict[str, list[float]]
+    epochs: dict[str, list[tuple[int, float]]]
     plots: dict[str, Path]
 
     def classes(self) -> list[str]:
@@ -63,7 +63,7 @@ def read_results(folder: Path, name: str) -> Results:
             epochs=_read_epochs(folder / EPOCHS),
             plots={path.stem: path for path in sorted((folder / PLOTS).glob("*.png"))},
         )
-    except (json.JSONDecodeError, yaml.YAMLError, pa.ArrowException, KeyError) as error:
+    except (yaml.YAMLError, pa.ArrowException, KeyError, ValueError) as error:
         raise UserError(
             f"a result of {name} cannot be read ({error}); rebuild it there with: dvc repro"
         ) from None
@@ -87,13 +87,13 @@ def _read_members(folder: Path) -> pa.Table | None:
     return pa.concat_tables(tables) if tables else None
 
 
-def _read_epochs(folder: Path) -> dict[str, list[float]]:
+def _read_epochs(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """DVCLive's tables, one a metric: the columns `step` and the metric's value."""
     epochs = {}
     metrics = folder / "metrics"
     for path in sorted(metrics.rglob("*.tsv")):
         rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-        value = 1 - rows[0].index("step") if rows else 0
+        step = rows[0].index("step")
         name = path.relative_to(metrics).with_suffix("").as_posix()
-        epochs[name] = [float(row[value]) for row in rows[1:]]
+        epochs[name] = [(int(row[step]), float(row[1 - step])) for row in rows[1:]]
     return epochs
