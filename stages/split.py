@@ -8,11 +8,12 @@ from pathlib import Path
 from stages.errors import UserError, run
 from stages.parameters import read_parameters
 from stages.splits import SIDES, issues
+from stages.splits.near_duplicates import near_duplicates, parse_hashes
 from stages.splits.plan import plan_sides
-from stages.splits.summary import duplicates, summarise, write_summary
+from stages.splits.summary import summarise, write_summary
 from stages.store.atomic import replace_directory, replace_file
-from stages.store.processed import Dataset
-from stages.store.tables import read_table, write_table
+from stages.store.processed import Dataset, Pixels
+from stages.store.tables import iterate, read_table, write_table
 
 PROCESSED = Path("data/processed")
 SPLITS = Path("data/splits")
@@ -21,40 +22,47 @@ ISSUES = Path("reports/data_issues.csv")
 
 COLUMNS = [
     *("id", "path", "label", "split", "group", "pixels", "perceptual"),
-    *("width", "height", "mode", "format", "bytes"),
+    *("width", "height", "mode", "format", "bytes", "shard", "row"),
 ]
 
 
 def main() -> None:
     settings = read_parameters().split
-    classes = Dataset.load(PROCESSED).classes
+    dataset, pixels = Dataset.load(PROCESSED), Pixels(PROCESSED)
     images = read_table(PROCESSED / "index.csv", COLUMNS)
     if not len(images):
         raise UserError(f"{PROCESSED}/index.csv names no images; see {PROCESSED}/rejects.csv")
-    plan = plan_sides(images, classes, **settings.model_dump())
 
-    labels = images["label"].combine_chunks().dictionary_encode().indices.to_numpy()
-    conflicts = issues.conflicting(labels, plan.pixels)
+    def read_pixels(chosen):
+        where = images.select(["shard", "row"]).take(chosen)
+        return pixels.take(pixels.rows(where["shard"].to_pylist(), where["row"].to_numpy()))
+
+    plan = plan_sides(images, dataset.classes, **settings.model_dump())
+    conflicts = issues.conflicting(plan.labels, plan.pixels)
     left_out = issues.left_out(plan.sides, plan.pixels)
-    reasons = read_table(PROCESSED / "rejects.csv")["reason"].to_pylist()
-    summary = summarise(images, classes, plan.sides, reasons)
-    summary["duplicates"] = duplicates(plan.sides, plan.pixels, len(conflicts), 0)
+    hashes = parse_hashes(images["perceptual"])
+    near, distances = near_duplicates(hashes, plan.sides, read_pixels)
 
-    write_table(
-        ISSUES,
-        issues.COLUMNS,
-        [
-            *issues.lines("conflicting labels", conflicts, images, plan.sides),
-            *issues.lines("left out", left_out, images, plan.sides),
-        ],
-    )
+    reasons = read_table(PROCESSED / "rejects.csv", ["reason"])["reason"].to_pylist()
+    summary = summarise(images, dataset.classes, plan.sides, reasons)
+    summary["duplicates"] = {
+        "identical": plan.identical,
+        "left_out": len(left_out),
+        "conflicting_labels": len(conflicts),
+        "near_across_sides": len(near),
+    }
+    lines = [
+        *issues.lines("conflicting labels", conflicts, images, plan.sides),
+        *issues.lines("left out", left_out, images, plan.sides),
+        *issues.lines("near-duplicate", near, images, plan.sides, distances),
+    ]
+    write_table(ISSUES, issues.COLUMNS, lines)
     with replace_file(SUMMARY) as path:
         write_summary(summary, path)
     with replace_directory(SPLITS) as folder:
         for side, name in enumerate(SIDES):
             chosen = images.select(["id", "label"]).filter(plan.sides == side)
-            rows = zip(chosen["id"].to_pylist(), chosen["label"].to_pylist(), strict=True)
-            write_table(folder / f"{name}.csv", ["id", "label"], rows)
+            write_table(folder / f"{name}.csv", ["id", "label"], iterate(chosen))
 
 
 if __name__ == "__main__":

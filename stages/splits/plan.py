@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.errors import UserError
 from stages.splits import LEFT_OUT, SIDES, TEST, TRAIN, VAL
@@ -14,10 +15,19 @@ from stages.splits.units import encode, group_names, positions, unit_names
 
 @dataclass(frozen=True)
 class Plan:
-    """`sides` int8 (n,) of all images; `pixels` int64 (n,) numbers identical images alike."""
+    """`sides` int8 (n,) and `labels` int64 (n,) of all images.
+
+    `pixels` int64 (n,) are numbers that identical images share.
+    """
 
     sides: np.ndarray
+    labels: np.ndarray
     pixels: np.ndarray
+
+    @property
+    def identical(self) -> int:
+        """Images whose pixels an earlier image has."""
+        return len(self.pixels) - int(self.pixels.max(initial=-1)) - 1
 
 
 def plan_sides(
@@ -40,8 +50,8 @@ def plan_sides(
     Raises `UserError` if a class has no image on a side that was drawn, or none to train on.
     """
     groups = images["group"] if group_by is None else group_names(images["path"], group_by)
-    units, names = encode(unit_names(images["pixels"], groups))
     pixels, _ = encode(images["pixels"])
+    units, names = encode(unit_names(images["pixels"], groups))
     labels = _numbers(images["label"], classes)
 
     declared = _numbers(images["split"], SIDES)
@@ -53,7 +63,7 @@ def plan_sides(
     shares = {side: share for side, share in shares.items() if not (declared == side).any()}
     drawn = np.flatnonzero(pool & (sides == TRAIN))
     members, unit_of = np.unique(units[drawn], return_inverse=True)
-    places = positions([names[unit] for unit in members], seed)
+    places = positions(names.take(pa.array(members)), seed)
     if method == "hash":
         unit_sides = by_hash(places, shares)
     else:
@@ -64,13 +74,13 @@ def plan_sides(
     sides[leaking(sides, pixels) | leaking(sides, units)] = LEFT_OUT
 
     _check_classes(sides, labels, classes, [side for side in shares if shares[side] > 0])
-    return Plan(sides, pixels)
+    return Plan(sides, labels, pixels)
 
 
 def _numbers(values: pa.ChunkedArray, known: list[str] | tuple[str, ...]) -> np.ndarray:
     """Index of each of `values` in `known`, -1 if it is not there; int64 (n,)."""
-    found = pa.compute.index_in(values, pa.array(known, pa.string()))
-    return pa.compute.fill_null(found, -1).to_numpy().astype(np.int64)
+    found = pc.index_in(values, pa.array(known, pa.string()))
+    return pc.fill_null(found, -1).to_numpy().astype(np.int64)
 
 
 def _check_classes(

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.splits import EXTRA, LEFT_OUT, SIDES
+from stages.splits import EXTRA, SIDES
 
 COMMON = 10  # modes, formats and reasons that are named; the others are summed up
 
@@ -43,16 +43,6 @@ def summarise(images: pa.Table, classes: list[str], sides: np.ndarray, reasons: 
         "formats": _common(_counts(images["format"])),
         # "truncated: 12 of 90 bytes" and "truncated: 3 of 40 bytes" are one reason.
         "rejects": {"total": len(reasons)} | _common(Counter(r.split(":")[0] for r in reasons)),
-    }
-
-
-def duplicates(sides: np.ndarray, pixels: np.ndarray, conflicts: int, near: int) -> dict:
-    """Counts for the section `duplicates`: what is the same, and what became of it."""
-    return {
-        "identical": len(pixels) - len(np.unique(pixels)),
-        "left_out": int((sides == LEFT_OUT).sum()),
-        "conflicting_labels": conflicts,
-        "near_across_sides": near,
     }
 
 

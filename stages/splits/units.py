@@ -10,44 +10,52 @@ import pyarrow.compute as pc
 from stages.errors import UserError
 
 
-def group_names(paths: pa.ChunkedArray, pattern: str) -> pa.Array:
+def group_names(paths: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
     """What each of `paths` shares with its relatives: the first group of `pattern`, or its match.
 
     Empty where `pattern` is not found. Raises `UserError` if it is found nowhere.
     """
     search, which = re.compile(pattern).search, 1 if re.compile(pattern).groups else 0
-    names = [
-        (match.group(which) or "") if (match := search(path)) else ""
-        for chunk in paths.chunks
-        for path in chunk.to_pylist()
-    ]
-    if not any(names):
+    names = pa.chunked_array(
+        [
+            [(match[which] or "") if (match := search(path)) else "" for path in chunk.to_pylist()]
+            for chunk in paths.chunks
+        ],
+        pa.string(),
+    )
+    if pc.all(pc.equal(names, "")).as_py():
         example = f", e.g. {paths[0]}" if len(paths) else ""
         raise UserError(f"split.group_by = {pattern!r} is found in none of the paths{example}")
-    return pa.array(names, pa.string())
+    return names
 
 
-def unit_names(pixels: pa.ChunkedArray, groups: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray:
+def unit_names(pixels: pa.ChunkedArray, groups: pa.ChunkedArray) -> pa.ChunkedArray:
     """One name for all images that stay together: their group, or else their pixels' digest.
 
     Identical images of different groups are left to `leaks`: joining their groups would
     chain whole data sets together through one blank image.
     """
-    grouped = pc.binary_join_element_wise("group", groups, "/")
-    return pc.if_else(pc.equal(groups, ""), pixels, grouped)
+    alone = pc.equal(groups, "")
+    if pc.all(alone).as_py():
+        return pixels
+    return pc.if_else(alone, pixels, pc.binary_join_element_wise("group", groups, "/"))
 
 
-def encode(names: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+def encode(names: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     """Number `names` in order of appearance: int64 (n,) numbers, and the distinct names."""
-    if isinstance(names, pa.ChunkedArray):
-        names = names.combine_chunks()
-    encoded = names.dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+    encoded = names.combine_chunks().dictionary_encode()  # by chunks it would take minutes
+    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
 
 
-def positions(names: list[str], seed: int) -> np.ndarray:
-    """A place in [0, 1) for each of `names`, float64: a function of name and seed alone."""
+def positions(names: pa.Array, seed: int) -> np.ndarray:
+    """A place in [0, 1) for each of `names`, float64 (n,): a function of name and seed alone."""
     key = str(seed).encode()
-    digests = b"".join(blake2b(name.encode(), digest_size=8, key=key).digest() for name in names)
+    numbers = np.empty(len(names), np.uint64)
+    for start in range(0, len(names), 10_000):
+        digests = [
+            blake2b(name.encode(), digest_size=8, key=key).digest()
+            for name in names[start : start + 10_000].to_pylist()
+        ]
+        numbers[start : start + 10_000] = np.frombuffer(b"".join(digests), "<u8")
     # 53 bits are what a float64 holds exactly, so 1.0 is never reached.
-    return (np.frombuffer(digests, "<u8") >> np.uint64(11)) * 2.0**-53
+    return (numbers >> np.uint64(11)) * 2.0**-53

@@ -4,7 +4,7 @@ Arrow reads a million rows in a second and holds them in megabytes.
 """
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,3 +47,9 @@ def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequenc
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
+
+
+def iterate(table: pa.Table) -> Iterator[tuple]:
+    """Yield the rows of `table` as tuples, with a bounded number of them in memory."""
+    for batch in table.to_batches(max_chunksize=10_000):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)

@@ -1,0 +1,156 @@
+"""Images of different sides that are the same picture: re-encoded, rescaled, brightened.
+
+Perceptual hashes propose pairs, pixels decide. A pair is proposed if its 64-bit hashes differ
+in at most `HASH_BITS` bits; it is then confirmed if its processed pixels correlate by more
+than 1 - `DISTANCE`. On MNIST and CIFAR-10 copies saved again as JPEG of quality 75, or enlarged
+and shrunk back, lie below that distance, and next to no two different images do.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+
+from stages.splits.leaks import RANK
+
+HASH_BITS = 2
+DISTANCE = 0.01
+
+# Hashes within two bits of each other agree on at least one of three bands. Bit i belongs to
+# band i % 3, because neighbouring bits tell less together than distant ones.
+BANDS = [np.uint64(sum(1 << bit for bit in range(band, 64, 3))) for band in range(3)]
+
+# A band that more images share tells nothing (blank or flat pictures) and is not followed:
+# the work stays linear in the number of images.
+CROWDED = 5000
+
+PAIRS_AT_A_TIME = 200_000
+BYTES_AT_A_TIME = 32 * 2**20
+
+
+def parse_hashes(hexadecimal: pa.ChunkedArray) -> np.ndarray:
+    """Hashes of 16 hexadecimal digits as uint64 (n,)."""
+    joined = "".join("".join(chunk.to_pylist()) for chunk in hexadecimal.chunks)
+    return np.frombuffer(bytes.fromhex(joined), ">u8").astype(np.uint64)
+
+
+def near_duplicates(
+    hashes: np.ndarray, sides: np.ndarray, read: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pair each image that is held back with its nearest copy on a side held back less.
+
+    `hashes` uint64 (n,), `sides` int8 (n,); `read` gives the pixels of the images whose numbers
+    int64 (m,) it gets, uint8 (m, h, w, c). Returns int64 (k, 2) pairs of images (held back, its
+    copy) and their distances float64 (k,), 1 - correlation of the pixels, sorted by distance.
+    """
+    compare = _Comparison(len(hashes), read)
+    rank = RANK[sides]
+    found = [(np.empty((0, 2), np.int64), np.empty(0))]
+    for left, right in _candidates(hashes, rank):
+        held_back = np.where(rank[left] > rank[right], left, right)
+        copy = left + right - held_back
+        found.append(compare.similar(held_back, copy))
+    pairs, distances = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    nearest = np.lexsort((pairs[:, 1], distances, pairs[:, 0]))
+    nearest = nearest[np.diff(pairs[nearest, 0], prepend=-1) != 0]
+    order = nearest[np.lexsort((pairs[nearest, 0], distances[nearest]))]
+    return pairs[order], distances[order]
+
+
+def _candidates(hashes: np.ndarray, rank: np.ndarray):
+    """Yield int64 arrays (left, right) of images of different rank whose hashes are close."""
+    usable = np.flatnonzero(rank >= 0)
+    lefts, rights, waiting = [], [], 0
+    for number, band in enumerate(BANDS):
+        keys = hashes[usable] & band
+        order = np.argsort(keys, kind="stable")
+        images, keys = usable[order], keys[order]
+        _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+        followed = sizes[group] <= CROWDED
+        images, keys = images[followed], keys[followed]
+        at, offset = np.arange(len(images)), 0
+        while len(at):
+            offset += 1
+            at = at[at + offset < len(images)]
+            at = at[keys[at] == keys[at + offset]]
+            left, right = images[at], images[at + offset]
+            differing = hashes[left] ^ hashes[right]
+            wanted = (np.bitwise_count(differing) <= HASH_BITS) & (rank[left] != rank[right])
+            for earlier in BANDS[:number]:  # found there already
+                wanted &= (differing & earlier) != 0
+            lefts.append(left[wanted])
+            rights.append(right[wanted])
+            waiting += len(lefts[-1])
+            if waiting > PAIRS_AT_A_TIME:
+                yield np.concatenate(lefts), np.concatenate(rights)
+                lefts, rights, waiting = [], [], 0
+    if waiting:
+        yield np.concatenate(lefts), np.concatenate(rights)
+
+
+class _Comparison:
+    """Distances of pixels, with a cheap lower bound that spares most of the reading.
+
+    An image is a vector of mean 0 and length 1, so a distance of 1 - correlation is half the
+    squared Euclidean one. Sums over blocks of pixels, divided by the root of their number,
+    are an orthogonal projection, which never lengthens a difference.
+    """
+
+    BLOCKS = 8
+
+    def __init__(self, count: int, read: Callable[[np.ndarray], np.ndarray]):
+        self._read = read
+        self._known = np.zeros(count, bool)
+        self._blocks = np.zeros((count, self.BLOCKS**2), np.float16)
+
+    def similar(self, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of the pairs `left`, `right` int64 (m,) those within `DISTANCE`, and how far."""
+        images = np.unique(np.concatenate([left, right]))
+        for some in self._portions(images[~self._known[images]]):
+            self._blocks[some] = self._shrink(self._vectors(some))
+            self._known[some] = True
+        bound = np.empty(len(left))
+        for start in range(0, len(left), PAIRS_AT_A_TIME):
+            part = slice(start, start + PAIRS_AT_A_TIME)
+            difference = self._blocks[left[part]].astype(np.float32) - self._blocks[right[part]]
+            bound[part] = np.einsum("ij,ij->i", difference, difference) / 2
+        possible = bound <= DISTANCE * 1.02  # float16 rounds
+        pairs = np.stack([left[possible], right[possible]], axis=1)
+        distances = np.empty(len(pairs))
+        for some in self._portions(np.arange(len(pairs))):
+            a, b = (self._vectors(pairs[some, k]).reshape(len(some), -1) for k in (0, 1))
+            distances[some] = 1 - np.einsum("ij,ij->i", a, b)
+        close = distances <= DISTANCE
+        return pairs[close], distances[close].clip(0)
+
+    def _portions(self, items: np.ndarray):
+        if not len(items):
+            return
+        size = max(1, BYTES_AT_A_TIME // (4 * self._read(np.zeros(1, np.int64)).size))
+        for start in range(0, len(items), size):
+            yield items[start : start + size]
+
+    def _vectors(self, images: np.ndarray) -> np.ndarray:
+        """Pixels of `images` as float32 (n, h, w, c) of mean 0 and length 1 an image.
+
+        A picture without contrast becomes NaN, and is similar to none.
+        """
+        values = self._read(images).astype(np.float32)
+        values -= values.mean(axis=(1, 2, 3), keepdims=True)
+        length = np.sqrt(np.square(values).sum(axis=(1, 2, 3), keepdims=True))
+        length[length < np.sqrt(values[0].size)] = np.nan  # under one grey level
+        values /= length
+        return values
+
+    def _shrink(self, vectors: np.ndarray) -> np.ndarray:
+        """Float (n, h, w, c) to float (n, BLOCKS * BLOCKS) by an orthogonal projection."""
+        for axis in (1, 2):
+            size = vectors.shape[axis]
+            edges = np.unique(np.arange(self.BLOCKS) * size // self.BLOCKS)
+            widths = np.diff(edges, append=size)
+            shape = [-1 if a == axis else 1 for a in range(4)]
+            vectors = np.add.reduceat(vectors, edges, axis=axis) / np.sqrt(widths).reshape(shape)
+        flat = vectors.sum(axis=3).reshape(len(vectors), -1) / np.sqrt(vectors.shape[3])
+        out = np.zeros((len(flat), self.BLOCKS**2), flat.dtype)
+        out[:, : flat.shape[1]] = flat
+        return out
