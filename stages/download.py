@@ -1,5 +1,6 @@
 """Gather the images: one manifest, and a few archives whatever their number."""
 
+import os
 from pathlib import Path
 
 from stages.errors import run
@@ -9,13 +10,16 @@ from stages.store.atomic import replace_directory
 from stages.store.raw import write_manifest
 
 RAW = Path("data/raw")
-CACHE = Path("data/downloads")  # outlives every run; safe to delete
+# What outlives every run and is safe to delete: files fetched, which several projects may share,
+# and the hashes of files seen.
+DOWNLOADS = Path(os.environ.get("IMAGE_DOWNLOADS") or "data/downloads")
+SEEN = Path("data/downloads/seen.csv")
 
 
 def main() -> None:
     settings = read_parameters().download
     with replace_directory(RAW) as raw:
-        entries = gather(settings, raw, previous=RAW, cache=CACHE)
+        entries = gather(settings, raw, RAW, DOWNLOADS, SEEN)
         count = write_manifest(raw, entries)
     print(f"{count:,} images from {settings.source}")
 

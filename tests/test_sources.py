@@ -43,7 +43,8 @@ def download(tmp_path):
     def run(**settings) -> Raw:
         target = tmp_path / "data" / "raw"
         with replace_directory(target) as raw:
-            entries = gather(Download(**settings), raw, target, tmp_path / "data" / "downloads")
+            downloads = tmp_path / "data" / "downloads"
+            entries = gather(Download(**settings), raw, target, downloads, downloads / "seen.csv")
             write_manifest(raw, entries)
         return Raw(target)
 

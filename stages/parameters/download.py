@@ -1,5 +1,6 @@
 """Settings of the download stage: where the images come from."""
 
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -36,8 +37,42 @@ class Download(Section):
     table: str = Field("labels.csv", min_length=1)
     columns: Columns = Columns()
 
+    @property
+    def urls(self) -> list[str]:
+        """`url` as a list, empty for none."""
+        return _as_list(self.url)
+
+    @property
+    def pins(self) -> list[str]:
+        """`sha256` as a list, in lower case, in the order of `urls`; empty for none."""
+        return [pin.lower() for pin in _as_list(self.sha256)]
+
     @model_validator(mode="after")
     def _url_suits_source(self):
         if self.url is not None and self.source not in ("archive", "parquet", "csv"):
             raise ValueError(f"url goes with source archive, csv or parquet, not {self.source}")
+        if self.source == "csv" and len(self.urls) > 1:
+            raise ValueError("source csv takes one url: an archive of the images and the table")
+        for url in self.urls:
+            if not re.match(r"[a-z0-9+.-]+://.", url):
+                raise ValueError(f"url {url!r} should begin with https://, s3:// or gs://")
+        if self.url == []:
+            raise ValueError("url is an empty list; null stands for none")
         return self
+
+    @model_validator(mode="after")
+    def _sha256_suits_url(self):
+        for pin in self.pins:
+            if not re.fullmatch("[0-9a-f]{64}", pin):
+                raise ValueError(f"sha256 {pin!r} should be 64 hexadecimal digits")
+        if self.pins and self.url is None and self.source != "archive":
+            raise ValueError("sha256 goes with a url, or with source archive")
+        if self.pins and len(self.pins) != max(len(self.urls), 1):
+            raise ValueError(
+                f"{len(self.pins)} sha256 for {max(len(self.urls), 1)} files; give one for each"
+            )
+        return self
+
+
+def _as_list(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else value or []

@@ -1,29 +1,71 @@
 """Where images come from: known sets, archives, folders, tables; local or remote."""
 
+import posixpath
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+from stages.errors import UserError
 from stages.parameters.download import Download
-from stages.sources.archive import archive_entries
-from stages.sources.arrays import digits_images
+from stages.sources.archive import archive_entries, place
+from stages.sources.fetch import fetch, file_sha256
 from stages.sources.folder import folder_images
+from stages.sources.known import known_images
+from stages.sources.parquet import parquet_files, parquet_images
+from stages.sources.table import table_entries, table_images
 from stages.store.raw import Entry, pack
 
 
-def gather(settings: Download, raw: Path, previous: Path, cache: Path) -> Iterable[Entry]:
+def gather(
+    settings: Download, raw: Path, previous: Path, downloads: Path, seen: Path
+) -> Iterable[Entry]:
     """Put the archives of the source that `settings` name into `raw`; entries sorted by path.
 
-    Archives of the folder `previous` that would come out the same are taken over. `cache` is a
-    folder of ours for what was fetched and for the hashes of files seen.
+    Archives of the folder `previous` that would come out the same are taken over. `downloads`
+    keeps what is fetched; the file `seen` remembers the hashes of a person's files.
     """
-    path = Path(settings.path)
-    match settings.source:
-        case "archive":
-            return archive_entries([path], raw, own=False)
-        case "digits":
-            images = digits_images()
-        case "folder":
-            images = folder_images(path, cache / "seen.csv")
-        case other:
-            raise NotImplementedError(other)
+    source, columns = settings.source, settings.columns
+    if source == "archive" or (source == "csv" and settings.url):
+        archives = _files(settings, downloads, [Path(settings.path)])
+        if source == "archive":
+            entries = archive_entries(archives)
+        else:
+            entries = table_entries(archives, settings.table, columns)
+        for name, archive in archives.items():
+            place(archive, raw / name, own=settings.url is not None)
+        return entries
+    if source == "folder":
+        images = folder_images(settings.path, seen)
+    elif source == "csv":
+        images = table_images(settings.path, settings.table, columns, seen)
+    elif source == "parquet":
+        local = [] if settings.url else parquet_files(settings.path)
+        images = parquet_images(_files(settings, downloads, local), columns)
+    else:
+        images = known_images(source, downloads)
     return pack(images, raw, previous)
+
+
+def _files(settings: Download, downloads: Path, local: list[Path]) -> dict[str, Path]:
+    """The files to read by a short name each: those of download.url, fetched, or the `local`."""
+    if settings.url is None:
+        names = _short_names([file.as_posix() for file in local])
+        files = dict(zip(names, local, strict=True))
+        for file, sha256 in zip(local, settings.pins, strict=False):
+            if file.is_file() and sha256 and (found := file_sha256(file)) != sha256:
+                raise UserError(
+                    f"{file} has sha256 {found}, not download.sha256 {sha256}; it is another file"
+                )
+        return files
+    names = _short_names([unquote(urlsplit(url).path) for url in settings.urls])
+    pins = settings.pins or [None] * len(names)
+    return {
+        name: fetch([url], downloads, sha256)
+        for name, url, sha256 in zip(names, settings.urls, pins, strict=True)
+    }
+
+
+def _short_names(paths: list[str]) -> list[str]:
+    """`paths` relative to the folder that they all lie in."""
+    common = posixpath.commonpath([posixpath.dirname(path) or "." for path in paths])
+    return [posixpath.relpath(path, common) for path in paths]

@@ -49,35 +49,25 @@ class Member(NamedTuple):
     sha256: bytes
 
 
-def archive_entries(archives: list[Path], raw: Path, own: bool) -> list[Entry]:
-    """Place `archives` in the folder `raw` and read what they hold; entries sorted by path.
+def archive_entries(archives: dict[str, Path]) -> list[Entry]:
+    """The images of `archives` (by the names they shall have), which count as one; sorted by path.
 
-    Several archives count as one; the images of each that is called train, val, test or extra
-    (train.zip, ...) and has no such folders within belong to that side. `own` says that the
-    archives are ours to link to; else they are copied.
+    Of several archives, one called train.zip, val.tar, ... that has no such folder within is
+    wholly of that side.
     """
     entries = []
-    for archive in archives:
-        shard = archive.name
+    for name, archive in archives.items():
         members = read_members(archive)
         places = read_layout([member.path for member in members], archive.name)
-        stem = shard.split(".", 1)[0]
-        prefix = f"{stem}/" if len(archives) > 1 else ""
-        side = SIDES.get(stem.lower(), "") if len(archives) > 1 else ""
+        stem = name.split(".", 1)[0]
+        prefix, side = (f"{stem}/", SIDES.get(stem.lower(), "")) if len(archives) > 1 else ("", "")
         for member, (split, label) in zip(members, places, strict=True):
             entries.append(
                 Entry(
-                    prefix + member.path,
-                    label,
-                    split or side,
-                    "",
-                    member.sha256,
-                    shard,
-                    member.name,
+                    prefix + member.path, label, split or side, "", member.sha256, name, member.name
                 )
             )
-        place(archive, raw / shard, own)
-    check_classes({entry.label for entry in entries}, " + ".join(path.name for path in archives))
+    check_classes({entry.label for entry in entries}, ", ".join(archives))
     return sorted(entries)
 
 
@@ -95,8 +85,8 @@ def place(archive: Path, target: Path, own: bool) -> None:
     shutil.copyfile(archive, target)
 
 
-def read_members(archive: Path) -> list[Member]:
-    """The images of the zip or tar (plain, gz, bz2, xz) `archive`, every one read and hashed.
+def read_members(archive: Path, wanted: Callable[[str], bool] = is_image) -> list[Member]:
+    """The `wanted` files of the zip or tar (plain, gz, bz2, xz) `archive`, read and hashed.
 
     What kind of archive it is, its content says, not its name. Raises `UserError` for a file
     that is no archive, is damaged or encrypted, names members outside its folder or twice, has
@@ -114,7 +104,7 @@ def read_members(archive: Path) -> list[Member]:
             f"{archive} is a folder, not an archive; use download.source: folder"
         ) from None
     try:
-        return _read_members(archive, _files(archive, head))
+        return _read_members(archive, _files(archive, head), wanted)
     except DAMAGE as error:
         reason = str(error) or type(error).__name__
         raise UserError(
@@ -123,7 +113,9 @@ def read_members(archive: Path) -> list[Member]:
         ) from None
 
 
-def _read_members(archive: Path, files: Iterator["_File"]) -> list[Member]:
+def _read_members(
+    archive: Path, files: Iterator["_File"], wanted: Callable[[str], bool]
+) -> list[Member]:
     found, ignored = {}, []
     largest = max(LARGEST_GROWTH * archive.stat().st_size, LARGEST_HARMLESS)
     with progress(None, "files", f"reading {archive.name}") as bar:
@@ -137,7 +129,7 @@ def _read_members(archive: Path, files: Iterator["_File"]) -> list[Member]:
             path = _safe_path(file.name, archive)
             if file.kind == "folder" or is_hidden(path):
                 continue
-            if not is_image(path):
+            if not wanted(path):
                 ignored.append(path)
             elif file.kind == "other":
                 raise UserError(

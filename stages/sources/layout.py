@@ -1,4 +1,4 @@
-"""What the folders around an image say: its class, and the side of the split it was given."""
+"""What surrounds an image says: its class, and the side of the split it was given."""
 
 import unicodedata
 from collections import Counter

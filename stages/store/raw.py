@@ -52,11 +52,14 @@ def read_images(
             names = manifest["member"].take(pa.array(chosen)).to_pylist()
             for member, row in zip(names, chosen.tolist(), strict=True):
                 members.setdefault(member, []).append(row)
-            path = Path(raw) / name
-            read = read_zip if zipfile.is_zipfile(path) else read_tar
-            for member, content in read(path, members):
+            for member, content in read_archive(Path(raw) / name, members):
                 for row in members[member]:
                     yield row, content
+
+
+def read_archive(path: Path, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, content) of `members` of the zip or tar `path`, in the order they lie in it."""
+    return (read_zip if zipfile.is_zipfile(path) else read_tar)(path, members)
 
 
 def read_zip(path: Path, members: Collection[str]) -> Iterator[tuple[str, bytes]]:

@@ -1,0 +1,227 @@
+"""Files from elsewhere: fetched once, resumed when broken off, verified before use."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from stages.errors import UserError
+from stages.progress import progress
+from stages.store.atomic import replace_file
+
+BLOCK = 2**20
+HTTP_BLOCK = 2**16  # at most so much of what has come is lost with a connection
+# Failures in a row, with nothing gained between them, after which a server is given up.
+TRIES = 5
+# Seconds before the second try; doubled for each one after.
+PAUSE = 1.0
+TIMEOUT = 30  # seconds without a sign of life
+HEADERS = {"User-Agent": "image-classification-pipeline", "Accept-Encoding": "identity"}
+
+
+def fetch(
+    mirrors: Sequence[str], cache: str | Path, sha256: str | None = None, pause: float = PAUSE
+) -> Path:
+    """The file that each of the addresses `mirrors` offers, from the folder `cache` if it is there.
+
+    Else it comes from the first mirror that delivers: https://, http://, or whatever fsspec
+    knows (s3://, gs://, ...). A broken transfer goes on where it stopped, in this run or the
+    next, or starts over where the server cannot do that. `sha256` (hex) is what the file must
+    have; without it, the first fetch is trusted and later damage noticed. Raises `UserError`
+    when no mirror delivers.
+    """
+    name = unquote(Path(urlsplit(mirrors[0]).path).name) or "download"
+    key = sha256 or hashlib.sha256(mirrors[0].encode()).hexdigest()
+    path = Path(cache) / key[:16] / name
+    record = path.with_name(f"{name}.sha256")
+    if path.exists() and record.exists():
+        expected = sha256 or record.read_text().strip()
+        if file_sha256(path) == expected:
+            return path
+    errors = []
+    for url in mirrors:
+        try:
+            found = _transfer(url, path.with_name(f"{name}.part"), sha256, pause)
+        except _Failed as error:
+            errors.append(f"{url}: {error}")
+            continue
+        with replace_file(record) as new:
+            new.write_text(found + "\n")
+        path.with_name(f"{name}.part").replace(path)
+        if sha256 is None:
+            print(f"fetched {url}; to pin it, set download.sha256: {found}")
+        return path
+    raise UserError("could not fetch " + "; ".join(errors))
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of the file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Failed(Exception):
+    """A mirror cannot deliver; `final` when asking again is of no use."""
+
+    def __init__(self, reason: str, final: bool = False):
+        super().__init__(reason)
+        self.final = final
+
+
+class _Opened(NamedTuple):
+    """A transfer under way: its first byte's place, the whole size, a mark of the version."""
+
+    start: int
+    size: int | None
+    version: str | None
+    blocks: Iterator[bytes]
+
+
+def _transfer(url: str, part: Path, sha256: str | None, pause: float) -> str:
+    """Fetch `url` into the file `part`; return its SHA-256. Raises `_Failed`."""
+    part.parent.mkdir(parents=True, exist_ok=True)
+    furthest, tries = part.stat().st_size if part.exists() else 0, 0
+    while True:
+        resumed = part.exists() and part.stat().st_size > 0
+        try:
+            _continue(url, part, pinned=sha256 is not None)
+            found = file_sha256(part)
+            if sha256 in (None, found):
+                _version_file(part).unlink(missing_ok=True)
+                return found
+            part.unlink()
+            reason = f"has sha256 {found}, not {sha256} as expected; the file there is another one"
+            if not resumed:
+                raise _Failed(reason, final=True)
+        except _Failed as error:
+            if error.final:
+                raise
+            reason = str(error)
+        reached = part.stat().st_size if part.exists() else 0
+        tries = 0 if reached > furthest else tries + 1
+        furthest = max(furthest, reached)
+        if tries >= TRIES:
+            kept = f"; {reached:,} bytes are kept, run again to continue" if reached else ""
+            raise _Failed(f"{reason} (tried {tries} times{kept})")
+        time.sleep(pause * 2 ** max(tries - 1, 0))
+
+
+def _continue(url: str, part: Path, pinned: bool) -> None:
+    """Append to `part` what it lacks of `url`, or write it anew if it is of another version."""
+    version_file = _version_file(part)
+    start = part.stat().st_size if part.exists() else 0
+    version = None
+    if version_file.exists():
+        known = json.loads(version_file.read_text())
+        version = known["version"] if known["url"] == url else None
+    if not pinned and version is None:
+        start = 0  # nothing would tell whether the rest belongs to the same version
+    open_ = _open_http if urlsplit(url).scheme in ("http", "https") else _open_fsspec
+    opened = open_(url, start, None if pinned else version)
+    with replace_file(version_file) as new:
+        new.write_text(json.dumps({"url": url, "version": opened.version}))
+    with (
+        open(part, "r+b" if opened.start else "wb") as file,
+        progress(opened.size, "B", f"fetching {url}", opened.start) as bar,
+    ):
+        file.truncate(opened.start)
+        file.seek(opened.start)
+        for block in opened.blocks:
+            file.write(block)
+            bar.update(len(block))
+    if opened.size is not None and part.stat().st_size != opened.size:
+        raise _Failed(f"broke off after {part.stat().st_size:,} of {opened.size:,} bytes")
+
+
+def _version_file(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _open_http(url: str, start: int, version: str | None) -> _Opened:
+    import requests
+
+    headers = dict(HEADERS)
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        if version:
+            headers["If-Range"] = version
+    try:
+        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    except requests.exceptions.InvalidURL as error:
+        raise _Failed(str(error), final=True) from None
+    except requests.RequestException as error:
+        raise _Failed(_cause(error)) from None
+    if response.status_code == 416:  # nothing there beyond what we have: begin again
+        return _open_http(url, 0, None)
+    if not response.ok:
+        final = response.status_code < 500 and response.status_code not in (408, 425, 429)
+        raise _Failed(f"the server answers {response.status_code} {response.reason}", final)
+    begins = 0
+    if response.status_code == 206:
+        begins = int(response.headers["Content-Range"].split()[1].split("-")[0])
+        if begins != start:
+            return _open_http(url, 0, None)
+    length = response.headers.get("Content-Length")
+    # A weak ETag does not promise the same bytes.
+    tag = response.headers.get("ETag", "")
+    mark = response.headers.get("Last-Modified") if not tag or tag.startswith("W/") else tag
+
+    def blocks() -> Iterator[bytes]:
+        try:
+            with response:
+                yield from response.iter_content(HTTP_BLOCK)
+        except requests.RequestException as error:
+            raise _Failed(f"the connection broke: {_cause(error)}") from None
+
+    return _Opened(begins, begins + int(length) if length else None, mark, blocks())
+
+
+def _open_fsspec(url: str, start: int, version: str | None) -> _Opened:
+    import fsspec
+
+    scheme = urlsplit(url).scheme
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+    except ImportError:
+        package = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}.get(scheme, "its fsspec package")
+        raise UserError(f"{url}: {scheme}:// needs {package}; pip install {package}") from None
+    except ValueError as error:
+        raise UserError(f"{url}: {error}") from None
+    try:
+        system.invalidate_cache()
+        info = system.info(path)
+        mark = str(info.get("ETag") or info.get("etag") or info.get("mtime") or "") or None
+        if start > info["size"] or (version and version != mark):
+            start = 0
+        file = system.open(path, "rb", block_size=8 * BLOCK)
+        file.seek(start)
+    except FileNotFoundError:
+        raise _Failed("there is no such file", final=True) from None
+    except PermissionError as error:
+        raise _Failed(f"access denied: {error}", final=True) from None
+    except Exception as error:  # each store's library has exceptions of its own
+        raise _Failed(_cause(error)) from None
+
+    def blocks() -> Iterator[bytes]:
+        try:
+            with file:
+                while block := file.read(BLOCK):
+                    yield block
+        except Exception as error:
+            raise _Failed(f"the connection broke: {_cause(error)}") from None
+
+    return _Opened(start, info["size"], mark, blocks())
+
+
+def _cause(error: Exception) -> str:
+    """The innermost reason of `error`, in a few words."""
+    while True:
+        inner = getattr(error, "reason", None) or next(
+            (arg for arg in reversed(error.args) if isinstance(arg, Exception)), None
+        )
+        if not isinstance(inner, Exception):
+            return str(error).split(": ", 1)[-1] if str(error) else type(error).__name__
+        error = inner
