@@ -7,6 +7,7 @@ import tensorflow as tf
 from stages.augmentation import Augmentation
 from stages.augmentation.geometry import flip_and_crop, resample
 from stages.augmentation.randaugment import OPERATIONS, apply
+from stages.errors import UserError
 from stages.parameters.augment import Augment
 
 RANDOM = np.random.default_rng(0)
@@ -17,9 +18,9 @@ COLUMNS = ROWS.swapaxes(1, 2)
 
 
 def vary(images=IMAGES, labels=LABELS, seed=0, epoch=0, step=0, **settings):
-    augmentation = Augmentation(Augment(**settings), seed)
+    augmentation = Augmentation(Augment(**settings), images.shape[1:])
     index = tf.range(len(images), dtype=tf.int64)
-    varied, labels = augmentation(tf.constant(images), labels, index, epoch, step)
+    varied, labels = augmentation(tf.constant(images), labels, index, epoch, step, seed)
     return varied.numpy(), labels.numpy()
 
 
@@ -59,10 +60,10 @@ def test_a_batch_depends_on_seed_epoch_and_step_alone():
 
 
 def test_inside_a_compiled_function_comes_the_same_batch():
-    augmentation = Augmentation(Augment(**EVERYTHING), 1)
+    augmentation = Augmentation(Augment(**EVERYTHING), (16, 16, 3))
     compiled = tf.function(augmentation)
     index = tf.range(64, dtype=tf.int64)
-    images, labels = compiled(tf.constant(IMAGES), LABELS, index, tf.constant(2), tf.constant(3))
+    images, labels = compiled(tf.constant(IMAGES), LABELS, index, tf.constant(2), tf.constant(3), 1)
     expected, expected_labels = vary(**EVERYTHING, seed=1, epoch=2, step=3)
     np.testing.assert_allclose(images, expected, atol=1)
     np.testing.assert_allclose(labels, expected_labels, atol=1e-6)
@@ -90,9 +91,9 @@ def test_alternating_flips_show_each_image_both_ways_in_any_two_epochs():
 
 
 def test_alternating_flips_follow_an_image_through_shuffling():
-    augmentation = Augmentation(Augment(horizontal_flip="alternating"), 0)
+    augmentation = Augmentation(Augment(horizontal_flip="alternating"), (16, 16, 3))
     order = np.random.default_rng(1).permutation(64)
-    shuffled, _ = augmentation(tf.constant(IMAGES[order]), LABELS[order], order, 0, 0)
+    shuffled, _ = augmentation(tf.constant(IMAGES[order]), LABELS[order], order, 0, 0, 0)
     np.testing.assert_array_equal(shuffled, vary(horizontal_flip="alternating")[0][order])
 
 
@@ -258,9 +259,22 @@ def test_randaugment_leaves_flat_and_grey_images_whole():
 
 
 def test_variants_of_one_image_differ_and_can_be_shown():
-    augmentation = Augmentation(Augment(horizontal_flip="alternating", crop_padding=2), 0)
-    variants = augmentation.variants(IMAGES[0], 20)
+    augmentation = Augmentation(Augment(horizontal_flip="alternating", crop_padding=2), (16, 16, 3))
+    variants = augmentation.variants(IMAGES[0], 20, 0)
     assert variants.shape == (20, 16, 16, 3)
     assert variants.dtype == np.uint8
     assert len({variant.tobytes() for variant in variants}) > 10
-    np.testing.assert_array_equal(variants, augmentation.variants(IMAGES[0], 20))
+    np.testing.assert_array_equal(variants, augmentation.variants(IMAGES[0], 20, 0))
+
+
+def test_only_settings_that_vary_something_count_as_active():
+    assert not Augmentation(Augment(fill="wrap", fill_value=3), (16, 16, 3)).active
+    for name, value in EVERYTHING.items():
+        if name != "fill":
+            assert Augmentation(Augment(**{name: value}), (16, 16, 3)).active
+
+
+@pytest.mark.parametrize("name", ["crop_padding", "cutout"])
+def test_what_is_larger_than_the_images_is_an_error(name):
+    with pytest.raises(UserError, match=f"augment.{name} = 16 must be less than the 16x20"):
+        Augmentation(Augment(**{name: 16}), (16, 20, 1))

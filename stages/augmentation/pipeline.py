@@ -9,6 +9,10 @@ from stages.augmentation.geometry import flip_and_crop, transform
 from stages.augmentation.mixing import cutmix, mixup
 from stages.augmentation.randaugment import randaugment
 from stages.augmentation.randomness import batch_key, coin_of_image, coins, subkey, uniform
+from stages.errors import UserError
+
+AFFINE = ("rotation", "width_shift", "height_shift", "shear", "zoom")
+AMOUNTS = ("brightness", "crop_padding", "cutout", "mixup", "cutmix")
 
 
 class Augmentation:
@@ -19,15 +23,34 @@ class Augmentation:
 
     Args:
         settings: the `augment` section of the parameters.
-        seed: integer; together with epoch and step it determines every random choice.
+        shape: (height, width, channels) of the images.
+
+    Raises `UserError` for settings that images of this shape do not allow.
     """
 
-    def __init__(self, settings, seed: int):
+    def __init__(self, settings, shape):
         self.settings = settings
-        self.seed = seed
+        height, width, _ = shape
+        for name in ("crop_padding", "cutout"):
+            value = getattr(settings, name)
+            if value >= min(height, width):
+                raise UserError(
+                    f"augment.{name} = {value} must be less than the {height}x{width} of the images"
+                )
+
+    @property
+    def active(self) -> bool:
+        """Whether any variation is asked for."""
+        settings = self.settings
+        return (
+            any(getattr(settings, name) for name in AFFINE + AMOUNTS)
+            or settings.horizontal_flip != "none"
+            or settings.vertical_flip != "none"
+            or settings.randaugment.layers > 0
+        )
 
     @tf.autograph.experimental.do_not_convert  # no Python loops or branches on tensors within
-    def __call__(self, images, labels, index, epoch, step):
+    def __call__(self, images, labels, index, epoch, step, seed):
         """Vary a batch.
 
         Args:
@@ -36,11 +59,12 @@ class Augmentation:
             index: int64 (n,), positions of the images in the training set; alternating flips
                 depend on them.
             epoch, step: integers or scalar tensors, counted from 0.
+            seed: integer.
 
         Returns float32 images (0 to 255) and float32 labels of the same shapes.
         """
-        settings, key = self.settings, batch_key(self.seed, epoch, step)
-        images = self._geometry(images, index, epoch, key)
+        settings, key = self.settings, batch_key(seed, epoch, step)
+        images = self._geometry(images, index, epoch, seed, key)
         images = tf.cast(images, tf.float32)
         if settings.brightness:
             images = vary_brightness(images, settings.brightness, subkey(key, 4))
@@ -49,7 +73,7 @@ class Augmentation:
         labels = tf.cast(labels, tf.float32)
         return self._mix(images, labels, key)
 
-    def _geometry(self, images, index, epoch, key):
+    def _geometry(self, images, index, epoch, seed, key):
         settings = self.settings
         fill = (settings.fill, settings.fill_value)
         if settings.randaugment.layers:
@@ -60,10 +84,7 @@ class Augmentation:
                 *fill,
                 subkey(key, 0),
             )
-        affine = {
-            name: getattr(settings, name)
-            for name in ("rotation", "width_shift", "height_shift", "shear", "zoom")
-        }
+        affine = {name: getattr(settings, name) for name in AFFINE}
         if any(affine.values()):
             images = transform(images, **affine, fill=fill, key=subkey(key, 1))
         count = tf.shape(images)[0]
@@ -71,7 +92,7 @@ class Augmentation:
         if settings.horizontal_flip == "random":
             horizontal = coins(count, subkey(key, 2))
         elif settings.horizontal_flip == "alternating":
-            horizontal = coin_of_image(index, self.seed) ^ (tf.cast(epoch, tf.int64) % 2 == 1)
+            horizontal = coin_of_image(index, seed) ^ (tf.cast(epoch, tf.int64) % 2 == 1)
         if settings.vertical_flip == "random":
             vertical = coins(count, subkey(key, 3))
         if horizontal is None and vertical is None and not settings.crop_padding:
@@ -96,9 +117,9 @@ class Augmentation:
             return cutmix(images, labels, settings.cutmix, subkey(key, 9))
         return images, labels
 
-    def variants(self, image, count: int) -> np.ndarray:
+    def variants(self, image, count: int, seed: int) -> np.ndarray:
         """`count` variants of one image, uint8 (count, height, width, channels)."""
         images = tf.repeat(tf.convert_to_tensor(image)[None], count, axis=0)
         labels = tf.ones([count, 1])
-        images, _ = self(images, labels, tf.range(count, dtype=tf.int64), 0, 0)
+        images, _ = self(images, labels, tf.range(count, dtype=tf.int64), 0, 0, seed)
         return np.clip(np.rint(images.numpy()), 0, 255).astype(np.uint8)
