@@ -1,0 +1,251 @@
+"""Decode one image file: any size, mode and format in, uint8 of a fixed shape out.
+
+Ordinary JPEGs are decoded by libjpeg-turbo (simplejpeg), at 1/2, 1/4 or 1/8 of their scale
+where that is enough: the inverse DCT then yields the average of 2x2, 4x4 or 8x8 pixels for
+a fraction of the work. Every other file is decoded by Pillow, which also resizes both.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+import simplejpeg
+from PIL import Image
+
+from stages.images.geometry import Placement, place, reduction
+
+# Names what turns files into pixels: results of another decoder are not reused.
+DECODER = f"1 (Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__})"
+
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+# A file may claim any size; more pixels than this are taken for a decompression bomb.
+MAX_PIXELS = 180_000_000
+
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+# Pixels that must be left after reduced decoding, in multiples of those wanted: `area`
+# averages, as reduced decoding does; the other filters weigh neighbours and need them.
+SPARE = {"area": 1, "bilinear": 2, "bicubic": 2, "lanczos": 2}
+
+# EXIF orientation (tag 274): how the stored image must be turned to stand upright.
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Where in a JPEG its metadata lies.
+JPEG_HEAD = 2**18
+
+
+class UnreadableImage(Exception):
+    """Why a file cannot be used, in the form `kind: details` or just `kind`."""
+
+
+class Facts(NamedTuple):
+    """The file as it is stored, before it is turned upright; `mode` is Pillow's."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of preprocess that decide what the pixels look like.
+
+    `size` (height, width); `color` rgb | grayscale; `resize` stretch | pad | crop;
+    `interpolation` a key of `FILTERS`; `background` (red, green, blue).
+    """
+
+    size: tuple[int, int]
+    color: str = "rgb"
+    resize: str = "stretch"
+    interpolation: str = "area"
+    background: tuple[int, int, int] = (255, 255, 255)
+
+    @classmethod
+    def of(cls, settings: dict) -> "Recipe":
+        """From `preprocess` of dataset.json or of a model's pipeline.json."""
+        return cls(
+            size=tuple(settings["size"]),
+            color=settings["color"],
+            resize=settings["resize"],
+            interpolation=settings["interpolation"],
+            background=tuple(settings["background"]),
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every decoded image."""
+        return (*self.size, 1 if self.color == "grayscale" else 3)
+
+    @property
+    def mode(self) -> str:
+        return "L" if self.color == "grayscale" else "RGB"
+
+
+def decode(data: bytes, recipe: Recipe) -> np.ndarray:
+    """The image file `data` as uint8 `recipe.shape`. Raises `UnreadableImage`.
+
+    Turned upright as its EXIF says, the first frame of an animation, transparency over
+    `recipe.background`, 16 bits a channel reduced to 8.
+    """
+    return decode_with_facts(data, recipe)[0]
+
+
+def decode_with_facts(data: bytes, recipe: Recipe) -> tuple[np.ndarray, Facts]:
+    """As `decode`, with what the file says of itself."""
+    if not data:
+        raise UnreadableImage("empty file")
+    if data[:3] == b"\xff\xd8\xff":
+        try:
+            height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+        except ValueError:
+            space = ""  # an unusual JPEG, or a broken one: Pillow knows
+        if space in ("YCbCr", "Gray"):
+            mode = "L" if space == "Gray" else "RGB"
+            return _decode_jpeg(data, recipe, width, height), Facts(width, height, mode, "JPEG")
+    return _decode_any(data, recipe)
+
+
+def _decode_jpeg(data: bytes, recipe: Recipe, width: int, height: int) -> np.ndarray:
+    _check_size(width, height)
+    orientation = _jpeg_orientation(data)
+    upright = (height, width) if orientation > 4 else (width, height)
+    placement = place(*upright, recipe.size[::-1], recipe.resize)
+    spare = SPARE.get(recipe.interpolation)
+    factor = reduction(placement, spare) if spare else 1
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            data,
+            "GRAY" if recipe.color == "grayscale" else "RGB",
+            min_height=-(-height // factor),
+            min_width=-(-width // factor),
+        )
+    except ValueError as error:
+        message = str(error).removeprefix("Corrupt JPEG data: ")
+        if "extraneous bytes" in message:
+            # Padding between the parts of the file: harmless, and common in some cameras.
+            return _decode_any(data, recipe)[0]
+        kind = "truncated" if "end of JPEG" in message else "corrupt"
+        raise UnreadableImage(f"{kind}: {message}") from None
+    if orientation == 1 and pixels.shape == recipe.shape and placement.box == (0, 0, width, height):
+        return pixels
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    if orientation != 1:
+        image = image.transpose(TURNS[orientation])
+    return _fit(image, placement, upright, recipe)
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    head = data[:JPEG_HEAD]
+    if b"Exif\0" in head or b"tiff:Orientation" in head:
+        try:
+            return _orientation(Image.open(io.BytesIO(data), formats=("JPEG",)))
+        except Exception:
+            return 1  # Pillow may stumble over metadata that the decoder never reads
+    return 1
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; 1, upright, if the EXIF data are missing or corrupt."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            value = image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        return 1
+    return value if value in TURNS else 1
+
+
+def _decode_any(data: bytes, recipe: Recipe) -> tuple[np.ndarray, Facts]:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            facts = Facts(*image.size, image.mode, image.format)
+            _check_size(*image.size)
+            image.load()
+            orientation = _orientation(image)
+            image = _flatten(image, recipe)
+    except UnreadableImage:
+        raise
+    except PIL.UnidentifiedImageError:
+        raise UnreadableImage("not an image") from None
+    except Image.DecompressionBombError:
+        raise UnreadableImage("decompression bomb") from None
+    except MemoryError:
+        raise UnreadableImage("too large for the memory of this machine") from None
+    except Exception as error:  # the decoders raise nearly anything on damaged files
+        message = " ".join(str(error).split()) or type(error).__name__
+        kind = "truncated" if "truncated" in message.lower() else "corrupt"
+        raise UnreadableImage(f"{kind}: {message}") from None
+    if orientation != 1:
+        image = image.transpose(TURNS[orientation])
+    placement = place(*image.size, recipe.size[::-1], recipe.resize)
+    return _fit(image, placement, image.size, recipe), facts
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"decompression bomb: {width} x {height} pixels")
+    if not width or not height:
+        raise UnreadableImage("corrupt: no pixels")
+
+
+def _flatten(image: Image.Image, recipe: Recipe) -> Image.Image:
+    """`image` in the mode of `recipe`: 8 bits a channel, nothing transparent."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise UnreadableImage("unsupported: 32 bits a channel; save it with 8 or 16")
+        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise UnreadableImage("unsupported: floating-point pixels; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, (*recipe.background, 255))
+        image = Image.alpha_composite(background, image)
+    elif image.mode not in ("L", "RGB", "1"):
+        image = image.convert("RGB")
+    return image if image.mode == recipe.mode else image.convert(recipe.mode)
+
+
+def _fit(
+    image: Image.Image, placement: Placement, full: tuple[int, int], recipe: Recipe
+) -> np.ndarray:
+    """Resize and place `image`, which is `full` (width, height) or reduced from that."""
+    if placement.size != image.size or placement.box != (0, 0, *image.size):
+        across, down = image.width / full[0], image.height / full[1]
+        left, top, right, bottom = placement.box
+        box = (
+            left * across,
+            top * down,
+            min(right * across, image.width),
+            min(bottom * down, image.height),
+        )
+        image = image.resize(placement.size, FILTERS[recipe.interpolation], box)
+    if placement.size != recipe.size[::-1]:
+        background = Image.new("RGB", recipe.size[::-1], recipe.background).convert(recipe.mode)
+        background.paste(image, placement.corner)
+        image = background
+    return np.asarray(image).reshape(recipe.shape)
+
+
+# Checked above, file by file, instead of a warning from Pillow.
+Image.MAX_IMAGE_PIXELS = None
