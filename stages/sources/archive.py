@@ -1,6 +1,9 @@
 """Archives of images, kept as they are: nothing is ever unpacked, so nothing can escape."""
 
+import bz2
+import gzip
 import hashlib
+import lzma
 import os
 import shutil
 import stat
@@ -8,7 +11,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
@@ -34,11 +36,14 @@ DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
-    LZMAError,
+    lzma.LZMAError,
     EOFError,
     UnicodeDecodeError,
     NotImplementedError,
 )
+
+# How a compressed tar begins, and what reads it.
+COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
 class Member(NamedTuple):
@@ -105,7 +110,9 @@ def read_members(archive: Path, wanted: Callable[[str], bool] = is_image) -> lis
         ) from None
     try:
         return _read_members(archive, _files(archive, head), wanted)
-    except DAMAGE as error:
+    except (OSError, *DAMAGE) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # a fault of the machine; gzip and bz2 raise an OSError without number
         reason = str(error) or type(error).__name__
         raise UserError(
             f"{archive} is damaged or of an unknown kind: {reason}; fetch it again, or unpack it "
@@ -126,7 +133,7 @@ def _read_members(
                     f"{archive} looks like an archive bomb: {file.name} ({file.size:,} bytes) "
                     f"makes it grow to {file.end / 2**30:,.1f} GiB; do not trust it"
                 )
-            path = _safe_path(file.name, archive)
+            path = _safe_path(file.path, archive)
             if file.kind == "folder" or is_hidden(path):
                 continue
             if not wanted(path):
@@ -147,20 +154,27 @@ def _read_members(
 
 
 class _File(NamedTuple):
-    """A member of any archive; `end` is how far it has grown when this one is unpacked."""
+    """A member of any archive: its name there, and with / between folders; `read` its content.
+
+    `end` is how far the archive has grown when this one is unpacked.
+    """
 
     name: str
+    path: str
     kind: str  # file, folder or other
     size: int
     end: int
-    read: Callable[[int], bytes]
+    read: Callable[[int], bytes] | None
 
 
 def _files(archive: Path, head: bytes) -> Iterator[_File]:
     if head.startswith(b"PK"):
         return _zip_files(archive)
-    if head[257:262] == b"ustar" or head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")):
-        return _tar_files(archive)
+    for magic, decompress in COMPRESSED.items():
+        if head.startswith(magic):
+            return _tar_files(archive, decompress)
+    if head[257:262] == b"ustar":
+        return _tar_files(archive, open)
     raise UserError(f"{archive} is neither a zip nor a tar archive; it starts with {head[:16]!r}")
 
 
@@ -170,35 +184,43 @@ def _zip_files(path: Path) -> Iterator[_File]:
         for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
             mode = stat.S_IFMT(info.external_attr >> 16)
             kind = "file" if mode in (0, stat.S_IFREG) else "other"
+            name = info.filename.replace("\\", "/")  # some Windows programs write these
             end += info.file_size
             if info.flag_bits & 1:
                 raise UserError(
-                    f"{path}: {info.filename} is encrypted; unpack it yourself and use "
+                    f"{path}: {name} is encrypted; unpack it yourself and use "
                     "download.source: folder"
                 )
             if info.is_dir():
-                yield _File(info.filename, "folder", 0, end, None)
+                yield _File(info.filename, name, "folder", 0, end, None)
             else:
                 with archive.open(info) as content:
-                    yield _File(info.filename, kind, info.file_size, end, content.read)
+                    yield _File(info.filename, name, kind, info.file_size, end, content.read)
 
 
-def _tar_files(path: Path) -> Iterator[_File]:
-    with tarfile.open(path, "r|*") as archive:
-        for info in archive:
-            archive.members.clear()  # tarfile remembers every header it has seen
-            kind = "file" if info.isreg() else "folder" if info.isdir() else "other"
-            end = info.offset_data + info.size
-            read = archive.extractfile(info).read if kind == "file" else None
-            yield _File(text(info.name), kind, info.size, end, read)
+def _tar_files(path: Path, decompress: Callable) -> Iterator[_File]:
+    with decompress(path, "rb") as file:
+        with tarfile.open(fileobj=file, mode="r|") as archive:
+            for info in archive:
+                archive.members.clear()  # tarfile remembers every header it has seen
+                kind = "file" if info.isreg() else "folder" if info.isdir() else "other"
+                name, end = text(info.name), info.offset_data + info.size
+                read = archive.extractfile(info).read if kind == "file" else None
+                yield _File(name, name, kind, info.size, end, read)
+        # To tarfile, an archive cut off between two members looks whole. The decompressor
+        # knows its end, and the tar has an empty block there.
+        while file.read(2**20):
+            pass
+        if file.tell() < archive.offset + tarfile.BLOCKSIZE:
+            raise EOFError("it is cut short")
 
 
-def _safe_path(name: str, archive: Path) -> str:
-    """The path of the member `name`, which must lie within the archive's folder."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive:
-        raise UserError(f"{archive} names a file outside its folder, {name}; do not trust it")
-    return str(path)
+def _safe_path(path: str, archive: Path) -> str:
+    """`path` without needless parts; it must lie within the archive's folder on any system."""
+    windows = PureWindowsPath(path)
+    if windows.anchor or ".." in windows.parts:
+        raise UserError(f"{archive} names a file outside its folder, {path}; do not trust it")
+    return str(PurePosixPath(path))
 
 
 def _hash(read: Callable[[int], bytes]) -> bytes:
