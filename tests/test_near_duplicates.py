@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stages.images.fingerprints import perceptual_hashes
 from stages.splits import EXTRA, LEFT_OUT, TEST, TRAIN, VAL
 from stages.splits import near_duplicates as module
 from stages.splits.near_duplicates import near_duplicates
@@ -105,3 +106,17 @@ def test_a_part_that_a_crowd_shares_is_not_followed(monkeypatch):
     same = np.full(51, 7, np.uint64)
     assert not list(module._candidates(same, np.arange(51) % 2))
     assert list(module._candidates(same[:50], np.arange(50) % 2))
+
+
+@pytest.mark.parametrize("background", [0, 255])
+def test_copies_of_flat_images_have_close_hashes(background):
+    canvas = np.full((60, 28, 28, 3), background, np.uint8)
+    for number, image in enumerate(canvas):
+        image[6:22, 8:20] = picture(number, 28)[6:22, 8:20]
+    copies = np.stack([saved_again(image, 85) for image in canvas])
+    before, after = (
+        np.array([int(name, 16) for name in perceptual_hashes(images)], np.uint64)
+        for images in (canvas, copies)
+    )
+    assert (np.bitwise_count(before ^ after) <= 2).mean() > 0.9
+    assert len(np.unique(before)) > 50
