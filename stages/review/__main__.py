@@ -69,35 +69,47 @@ def compare(base: Results, head: Results) -> Review:
 
 
 def add_pictures(review: Review, folder: Path) -> None:
-    """Draw or copy into `folder` what can be shown side by side, and note what cannot."""
+    """Put into `folder` what can be shown side by side, and note what cannot.
+
+    The plots that the DVC cache keeps, if it has those of both sides; else what can be drawn
+    from the results in git.
+    """
     base, head = review.base, review.head
     folder.mkdir()
-    for draw, name, caption in (
-        (draw_epochs, "epochs", "Learning curves"),
-        (draw_confusion, "confusion", "Confusion, percent of the actual class"),
-    ):
-        if draw(base, head, folder / f"{name}.png"):
-            review.pictures.append((caption, f"{folder.name}/{name}.png", None))
+    if draw_epochs(base, head, folder / "epochs.png"):
+        review.pictures.append(("Learning curves", f"{folder.name}/epochs.png", None))
+    if base.plots and head.plots:
+        _copy_plots(review, folder)
+        return
+    if review.pairing:
+        classes = sorted({*base.classes(), *head.classes()})
+        links = []
+        for side, results in (("base", base), ("here", head)):
+            draw_confusion(results, classes, folder / f"{side}-confusion.png")
+            links.append(f"{folder.name}/{side}-confusion.png")
+        review.pictures.append(("confusion", *links))
+    lacking = " and ".join(code(side.name) for side in (base, head) if not side.plots)
+    review.notes.append(
+        f"The other plots cannot be shown side by side: those of {lacking} (reports/plots) are "
+        "not in the DVC cache here; <code>dvc pull</code> fetches them where a remote has them."
+    )
+
+
+def _copy_plots(review: Review, folder: Path) -> None:
+    """Both sides of each plot that changed."""
+    base, head = review.base.plots, review.head.plots
     same = []
-    for name in sorted(base.plots.keys() & head.plots.keys()):
-        if filecmp.cmp(base.plots[name], head.plots[name], shallow=False):
+    for name in sorted(base.keys() & head.keys()):
+        if filecmp.cmp(base[name], head[name], shallow=False):
             same.append(name)
             continue
         links = []
-        for side, results in (("base", base), ("here", head)):
-            shutil.copyfile(results.plots[name], folder / f"{side}-{name}.png")
+        for side, plots in (("base", base), ("here", head)):
+            shutil.copyfile(plots[name], folder / f"{side}-{name}.png")
             links.append(f"{folder.name}/{side}-{name}.png")
         review.pictures.append((name, *links))
     if same:
         review.notes.append("Unchanged plots: " + ", ".join(code(name) for name in same) + ".")
-    lacking = [
-        code(side.name) if side is base else side.name for side in (base, head) if not side.plots
-    ]
-    if lacking:
-        review.notes.append(
-            f"The plots of {' and '.join(lacking)} (reports/plots) are not in the DVC cache here, "
-            "so they cannot be shown side by side; fetch them with <code>dvc pull</code>."
-        )
 
 
 def write_outcomes(pairing: Pairing | None, path: Path) -> None:

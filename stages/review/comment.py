@@ -12,10 +12,10 @@ from stages.review.results import Results
 # The first line; finds the comment again when a later push updates it.
 MARKER = "<!-- image classification review -->"
 ROWS = 20  # of a table, at most; keeps the comment below GitHub's 65,536 characters
-HEADLINE = ("accuracy", "loss", "top", "f1_macro", "balanced_accuracy", "roc_auc", "ece")
+HEADLINE = ("accuracy", "loss", "top", "f1_macro", "balanced_accuracy", "roc_auc")
 MINUS = "\N{MINUS SIGN}"
 MARKUP = re.compile(r"[&<>\"'\\`*\[\]|~@#]|(?<![^\W_])_|_(?![^\W_])")  # not the _ of f1_macro
-LOWER_IS_BETTER = ("loss", "ece", "brier", "calibration_error")
+LOWER_IS_BETTER = ("loss", "brier", "calibration_error")
 HIGHER_IS_BETTER = ("accuracy", "f1", "precision", "recall", "roc_auc")
 
 
