@@ -5,13 +5,15 @@ import gzip
 import hashlib
 import lzma
 import os
+import posixpath
+import re
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import NamedTuple
 
 from stages.errors import UserError
@@ -217,10 +219,9 @@ def _tar_files(path: Path, decompress: Callable) -> Iterator[_File]:
 
 def _safe_path(path: str, archive: Path) -> str:
     """`path` without needless parts; it must lie within the archive's folder on any system."""
-    windows = PureWindowsPath(path)
-    if windows.anchor or ".." in windows.parts:
+    if re.match(r"[/\\]|[A-Za-z]:", path) or ".." in re.split(r"[/\\]", path):
         raise UserError(f"{archive} names a file outside its folder, {path}; do not trust it")
-    return str(PurePosixPath(path))
+    return posixpath.normpath(path)
 
 
 def _hash(read: Callable[[int], bytes]) -> bytes:

@@ -103,7 +103,7 @@ def read_rows(content: bytes, columns: Columns, where: str) -> list[Row]:
                 )
             doubles += known is not row
     except csv.Error as error:
-        raise UserError(f"{where}, line {reader.line_num}: {error}") from None
+        raise UserError(f"{where}, after line {reader.line_num}: {error}") from None
     if doubles:
         print(f"{where}: {doubles:,} lines come twice and count once")
     if not found:
