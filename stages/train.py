@@ -1,12 +1,48 @@
-"""The train stage."""
+"""The train stage: from the split's images to models/model.keras.
 
-from stages.errors import run
+Killed at any moment, the next run goes on from the last checkpoint and ends with the same bytes.
+"""
+
+from pathlib import Path
+
+from stages.errors import UserError, run
 from stages.parameters import read_parameters
+from stages.store.image_set import load_image_set
+from stages.store.timing import record_times
+
+PROCESSED = Path("data/processed")
+SPLITS = Path("data/splits")
+MODELS = Path("models")  # model.keras, epochs/, augmented.npy; checkpoints/ while it trains
+LOG = Path("reports/train")
+TENSORBOARD = Path("reports/tensorboard")
+TIMES = Path("reports/timing.json")
 
 
 def main() -> None:
-    read_parameters()
-    raise NotImplementedError
+    parameters = read_parameters()
+    train_set, validation = read_sets(parameters.train)
+
+    from stages.training.job import Job  # imports TensorFlow, so after the quick checks
+
+    tables = [PROCESSED / "dataset.json", PROCESSED / "index.csv", *sorted(SPLITS.glob("*.csv"))]
+    job = Job(parameters, train_set, validation, MODELS / "checkpoints", [__file__, *tables])
+    result = job.train(LOG, TENSORBOARD)
+    job.save(result, MODELS)
+    record_times(TIMES, "train", result.times)
+    job.checkpoint.delete()
+
+
+def read_sets(settings):
+    """The training images, and those that choose the best epoch, or None."""
+    train_set = load_image_set(PROCESSED, SPLITS / "train.csv")
+    validation = load_image_set(PROCESSED, SPLITS / "val.csv")
+    if not len(train_set):
+        raise UserError(f"{SPLITS / 'train.csv'} names no images to train on")
+    if not len(validation) and settings.early_stopping.patience:
+        raise UserError(
+            "train.early_stopping.patience needs validation images; set split.val above 0"
+        )
+    return train_set, validation if len(validation) else None
 
 
 if __name__ == "__main__":

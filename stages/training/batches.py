@@ -1,0 +1,122 @@
+"""Batches of training images in a seeded order, made ready while the model computes.
+
+Every epoch is a true shuffle of all images, a function of seed and epoch alone: whether the
+pixels lie in memory or are read from the shards makes no difference to the batches.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+AHEAD = 4  # batches made ready in advance
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` uint8 (n, h, w, c), `labels` int32 (n,), `index` int64 (n,) in the training set."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+
+
+class TrainingImages:
+    """The training images: in memory if they take at most `memory_limit` bytes, else streamed.
+
+    `chosen` int64 are positions in `image_set`; the positions used from here on count within
+    them.
+    """
+
+    def __init__(self, image_set, memory_limit: float, chosen: np.ndarray | None = None):
+        self._pixels = image_set.pixels
+        self._limit = memory_limit
+        self.rows = image_set.rows if chosen is None else image_set.rows[chosen]
+        self.labels = image_set.labels if chosen is None else image_set.labels[chosen]
+        self.streamed = len(self.rows) * int(np.prod(image_set.dataset.shape)) > memory_limit
+        self._images = None if self.streamed else self._pixels.take(self.rows)
+        self._read = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """Images at positions `index`, uint8 (len(index), h, w, c)."""
+        if not self.streamed:
+            return self._images[index]
+        images = self._pixels.take(self.rows[index])
+        # Pages of a mapped file count as memory until they are given back.
+        self._read += images.nbytes
+        if self._read > self._limit / 4:
+            self._pixels.forget()
+            self._read = 0
+        return images
+
+
+def epoch_order(labels: np.ndarray, seed: int, epoch: int, sampling: str = "uniform") -> np.ndarray:
+    """Positions of the images of one epoch, int64 (n,), in order.
+
+    `uniform`: every image once. `balanced`: as many draws, from all classes alike; within a
+    class every image comes up before one comes up again.
+    """
+    random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    if sampling == "uniform":
+        return random.permutation(len(labels))
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    draws = [len(part) for part in np.array_split(np.arange(len(labels)), len(members))]
+    order = [
+        np.concatenate([random.permutation(own) for _ in range(-(-count // len(own)))])[:count]
+        for own, count in zip(members, draws, strict=True)
+    ]
+    return random.permutation(np.concatenate(order))
+
+
+class Prefetcher:
+    """Iterates over batches that a thread makes ready; `waited` is seconds spent waiting."""
+
+    def __init__(self, images: TrainingImages, order: np.ndarray, batch_size: int, first: int = 0):
+        self.waited = 0.0
+        self._images, self._order, self._size = images, order, batch_size
+        self._starts = range(first * batch_size, len(order), batch_size)
+        self._ready: queue.Queue = queue.Queue(AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            for start in self._starts:
+                index = self._order[start : start + self._size]
+                batch = Batch(self._images.take(index), self._images.labels[index], index)
+                if not self._put(batch):
+                    return
+            self._put(None)
+        except BaseException as error:  # raised again where the batches are used
+            self._put(error)
+
+    def _put(self, item) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            while True:
+                start = time.perf_counter()
+                item = self._ready.get()
+                self.waited += time.perf_counter() - start
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            self._stop.set()
+            self._thread.join()

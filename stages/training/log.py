@@ -1,0 +1,32 @@
+"""The epoch log as DVCLive writes it: one row an epoch, live."""
+
+import shutil
+from pathlib import Path
+
+from dvclive import Live
+
+
+class EpochLog:
+    """Rows in `folder` as DVC plots and metrics; after a resume exactly as without one."""
+
+    def __init__(self, folder: str | Path):
+        shutil.rmtree(Path(folder) / "plots", ignore_errors=True)
+        self._live = Live(
+            dir=str(folder), save_dvc_exp=False, dvcyaml=None, report=None, resume=False
+        )
+        self._written = 0
+
+    def __call__(self, rows: list[dict]) -> None:
+        """Write those of `rows` that are not yet written."""
+        for row in rows[self._written :]:
+            self._live.step = row["epoch"]
+            for name, value in row.items():
+                if name != "epoch":
+                    self._live.log_metric(name, value)
+            self._live.sync()
+        self._written = len(rows)
+
+    def end(self, summary: dict) -> None:
+        """Add `summary` to the last row in metrics.json and close."""
+        self._live.summary.update(summary)
+        self._live.end()
