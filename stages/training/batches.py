@@ -33,12 +33,10 @@ class TrainingImages:
 
     def __init__(self, image_set, memory_limit: float, chosen: np.ndarray | None = None):
         self._pixels = image_set.pixels
-        self._limit = memory_limit
         self.rows = image_set.rows if chosen is None else image_set.rows[chosen]
         self.labels = image_set.labels if chosen is None else image_set.labels[chosen]
         self.streamed = len(self.rows) * int(np.prod(image_set.dataset.shape)) > memory_limit
         self._images = None if self.streamed else self._pixels.take(self.rows)
-        self._read = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -47,13 +45,7 @@ class TrainingImages:
         """Images at positions `index`, uint8 (len(index), h, w, c)."""
         if not self.streamed:
             return self._images[index]
-        images = self._pixels.take(self.rows[index])
-        # Pages of a mapped file count as memory until they are given back.
-        self._read += images.nbytes
-        if self._read > self._limit / 4:
-            self._pixels.forget()
-            self._read = 0
-        return images
+        return self._pixels.take(self.rows[index])
 
 
 def epoch_order(labels: np.ndarray, seed: int, epoch: int, sampling: str = "uniform") -> np.ndarray:

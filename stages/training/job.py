@@ -122,9 +122,9 @@ class Job:
                 f"train.fine_tune.frozen_epochs = {settings.fine_tune.frozen_epochs}: the "
                 f"architecture {model.name} has no layer named backbone to freeze"
             )
-        augment = Augmentation(self.parameters.augment, settings.seed)
+        augment = Augmentation(self.parameters.augment, dataset.shape)
         self.augmentation = augment
-        if settings.debug.overfit_batch:
+        if settings.debug.overfit_batch or not augment.active:
             augment = None
         weights = None
         if settings.class_weights == "balanced":
@@ -161,4 +161,4 @@ class Job:
 
     def _variants(self) -> np.ndarray:
         image = self.images.take(np.array([0]))[0]
-        return self.augmentation.variants(image, VARIANTS)
+        return self.augmentation.variants(image, VARIANTS, self.parameters.train.seed)

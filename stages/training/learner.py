@@ -106,7 +106,8 @@ class Learner:
             if self.strategy:  # other choices on every device
                 replica = tf.distribute.get_replica_context().replica_id_in_sync_group
                 step = step * self._replicas + tf.cast(replica, step.dtype)
-            images, targets = self.augment(images, targets, index, epoch, step)
+            seed = self.settings.seed
+            images, targets = self.augment(images, targets, index, epoch, step, seed)
         images = tf.cast(images, tf.float32)
         if size:
             images = tf.image.resize(images, (size, size), antialias=True)

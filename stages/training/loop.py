@@ -183,15 +183,17 @@ class _Training:
             batches = self.validation.batches(EVALUATION_BATCH)
             scores = self.learner.evaluate(batches, self.validation.labels)
             row |= {f"val/{name}": value for name, value in scores.items()}
-            self.validation.pixels.forget()
         return row
 
     def _improves(self, row: dict) -> bool:
-        """Better than every row before, by the monitored score."""
-        monitor = self.settings.monitor
-        if monitor == "last" or monitor not in row:
+        """Better than the best row before, by the monitored score; if equal, by the loss."""
+        if self.settings.monitor not in row:
             return False
-        return self.best is None or self._gain(row, self.rows[self.best - 1]) > 0
+        if self.best is None:
+            return True
+        best = self.rows[self.best - 1]
+        gain = self._gain(row, best)
+        return gain > 0 or (gain == 0 and row["val/loss"] < best["val/loss"])
 
     def _gain(self, row: dict, than: dict) -> float:
         monitor = self.settings.monitor
