@@ -67,15 +67,19 @@ def count_changes(base: pa.Table, head: pa.Table) -> list[ClassCount]:
     Both tables have the columns id and label, one row an image. Classes without a change are
     left out; the rest are sorted by name.
     """
-    before = set(zip(base["id"].to_pylist(), base["label"].to_pylist(), strict=True))
-    after = set(zip(head["id"].to_pylist(), head["label"].to_pylist(), strict=True))
-    added = Counter(label for _, label in after - before)
-    removed = Counter(label for _, label in before - after)
-    of_base, of_head = Counter(label for _, label in before), Counter(label for _, label in after)
+    keys = ["id", "label"]
+    added = _per_label(head.join(base, keys, join_type="left anti"))
+    removed = _per_label(base.join(head, keys, join_type="left anti"))
+    of_base, of_head = _per_label(base), _per_label(head)
     return [
         ClassCount(label, of_base[label], of_head[label], added[label], removed[label])
         for label in sorted(added.keys() | removed.keys())
     ]
+
+
+def _per_label(images: pa.Table) -> Counter:
+    counts = images.group_by("label").aggregate([([], "count_all")])
+    return Counter(dict(zip(*(counts[c].to_pylist() for c in ("label", "count_all")), strict=True)))
 
 
 @dataclass(frozen=True)
