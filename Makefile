@@ -1,6 +1,7 @@
 # make repro   build everything: data, model, reports
 # make test    lint-free proof that it works
 # make review  compare the results with another revision: make review BASE=main
+# make search  try settings, each trial an experiment of DVC: make search TRIALS=20
 # make lock    refresh requirements*.txt from pyproject.toml
 
 PYTHON ?= python3
@@ -10,8 +11,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 BASE ?= main
+TRIALS ?= 20
+SPACE ?= stages/search/space.yaml
 
-.PHONY: repro test review lint format lock clean
+.PHONY: repro test review search lint format lock clean
 
 repro: $(VENV)/.installed
 	dvc repro
@@ -21,6 +24,9 @@ test: $(VENV)/.installed-dev
 
 review: $(VENV)/.installed
 	python -m stages.review --base "$(BASE)"
+
+search: $(VENV)/.installed
+	python -m stages.search --trials "$(TRIALS)" --space "$(SPACE)"
 
 lint: $(VENV)/.installed-dev
 	ruff check .

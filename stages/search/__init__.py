@@ -1,0 +1,1 @@
+"""Search for better settings: Optuna proposes, DVC experiments run and remember."""
