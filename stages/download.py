@@ -11,9 +11,9 @@ from stages.store.raw import write_manifest
 
 RAW = Path("data/raw")
 # What outlives every run and is safe to delete: files fetched, which several projects may share,
-# and the hashes of files seen.
+# and what is known of files that need not be read again.
 DOWNLOADS = Path(os.environ.get("IMAGE_DOWNLOADS") or "data/downloads")
-SEEN = Path("data/downloads/seen.csv")
+SEEN = Path("data/.seen")
 
 
 def main() -> None:

@@ -2,14 +2,23 @@
 
 import io
 import tarfile
+import threading
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from stages.errors import UserError
+import stages.download
+from stages.errors import UserError, run
 from stages.parameters.download import Download
 from stages.sources import gather
+from stages.sources.fetch import file_sha256
+from stages.sources.folder import folder_images
 from stages.store.atomic import replace_directory
 from stages.store.raw import pack, read_images, read_manifest, write_manifest
 
@@ -43,8 +52,8 @@ def download(tmp_path):
     def run(**settings) -> Raw:
         target = tmp_path / "data" / "raw"
         with replace_directory(target) as raw:
-            downloads = tmp_path / "data" / "downloads"
-            entries = gather(Download(**settings), raw, target, downloads, downloads / "seen.csv")
+            data = tmp_path / "data"
+            entries = gather(Download(**settings), raw, target, data / "downloads", data / ".seen")
             write_manifest(raw, entries)
         return Raw(target)
 
@@ -187,14 +196,12 @@ def test_equal_files_share_the_start_of_their_id(download, tmp_path):
 
 
 def test_a_change_alters_one_shard_and_takes_over_the_others(tmp_path):
-    def run(images: dict[str, bytes], previous):
-        from stages.sources.folder import folder_images
-
-        folder = Path(write_files(tmp_path / "mine", images))
+    def run(images: dict[str, bytes], previous: Path = tmp_path / "none") -> Path:
+        folder = write_files(tmp_path / "mine", images)
         out = tmp_path / f"raw{len(list(tmp_path.iterdir()))}"
         out.mkdir()
-        packed = pack(folder_images(folder, tmp_path / "seen.csv"), out, previous, target=2000)
-        write_manifest(out, packed)
+        images = folder_images(folder, tmp_path / "files.csv")
+        write_manifest(out, pack(images, out, previous, tmp_path / "shards.json", target=2000))
         return out
 
     images = {
@@ -202,7 +209,7 @@ def test_a_change_alters_one_shard_and_takes_over_the_others(tmp_path):
         for label in ["cat", "dog"]
         for number in range(100)
     }
-    first = run(images, None)
+    first = run(images)
     second = run({"dog/050.jpg": b"changed" * 17}, first)
     names = {path.name for path in first.glob("*.zip")}
     kept = names & {path.name for path in second.glob("*.zip")}
@@ -210,7 +217,163 @@ def test_a_change_alters_one_shard_and_takes_over_the_others(tmp_path):
     assert len(kept) == len(names) - 1
     for name in kept:
         assert (second / name).samefile(first / name)
-    from_scratch = run({}, None)
+    from_scratch = run({})
     assert {p.name: p.read_bytes() for p in second.iterdir()} == {
         p.name: p.read_bytes() for p in from_scratch.iterdir()
     }
+
+
+def test_a_shard_that_someone_altered_is_written_anew(download, tmp_path):
+    path = write_files(tmp_path / "mine", CATS_AND_DOGS)
+    before = download(source="folder", path=path)
+    shard = before.folder / before.rows[0]["shard"]
+    shard.write_bytes(shard.read_bytes().replace(b"three", b"THREE"))
+    assert download(source="folder", path=path).files == before.files
+
+
+def test_a_file_is_read_again_when_it_may_have_changed(download, tmp_path):
+    path = write_files(tmp_path / "mine", CATS_AND_DOGS)
+    download(source="folder", path=path)
+    for name, content in {"cat/1.jpg": b"eno", "dog/1.jpg": b"longer"}.items():
+        (tmp_path / "mine" / name).write_bytes(content)  # one of the same size, at once
+        assert download(source="folder", path=path).contents[name] == content
+
+
+def test_equal_folders_give_equal_bytes(download, tmp_path):
+    first = download(source="folder", path=write_files(tmp_path / "mine", CATS_AND_DOGS))
+    again = dict(reversed(CATS_AND_DOGS.items()))
+    second = download(source="folder", path=write_files(tmp_path / "yours", again))
+    assert first.files == second.files
+
+
+def test_odd_names_go_through(download, tmp_path):
+    odd = {
+        "cat/a b.jpg": b"1",
+        'cat/it\'s "1", or 2.jpg': b"2",
+        "cat/caf\u00e9 \u732b.jpg": b"3",
+        "cat/new\nline.jpg": b"4",
+        "dog/caf\udce9.jpg": b"5",  # a name on disk that is not UTF-8
+    }
+    raw = download(source="folder", path=write_files(tmp_path / "mine", odd))
+    assert raw.contents.pop(r"dog/caf\xe9.jpg") == b"5"
+    assert raw.contents == {name: odd[name] for name in odd if name.startswith("cat")}
+
+
+def test_class_names_equal_to_the_eye_are_equal(download, tmp_path):
+    files = {"train/caf\u00e9/1.jpg": b"1", "test/cafe\u0301/2.jpg": b"2", "train/dog/3.jpg": b"3"}
+    raw = download(source="folder", path=write_files(tmp_path / "mine", files))
+    assert set(raw.labels.values()) == {"caf\u00e9", "dog"}
+
+
+def test_links_are_followed_once(download, tmp_path):
+    write_files(tmp_path / "mine", CATS_AND_DOGS)
+    (tmp_path / "mine" / "cat" / "3.jpg").symlink_to(tmp_path / "mine" / "dog" / "1.jpg")
+    (tmp_path / "mine" / "dog" / "round").symlink_to(tmp_path / "mine")
+    raw = download(source="folder", path=str(tmp_path / "mine"))
+    assert raw.contents == CATS_AND_DOGS | {"cat/3.jpg": b"three"}
+
+
+def test_a_broken_link_is_one_clear_line(download, tmp_path):
+    write_files(tmp_path / "mine", CATS_AND_DOGS)
+    (tmp_path / "mine" / "cat" / "3.jpg").symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(UserError, match=r"cat/3.jpg is a broken link"):
+        download(source="folder", path=str(tmp_path / "mine"))
+
+
+def test_a_failure_keeps_what_was_there(download, tmp_path):
+    before = download(source="folder", path=write_files(tmp_path / "mine", CATS_AND_DOGS))
+    write_files(tmp_path / "mine", {"stray.jpg": b"x"})
+    with pytest.raises(UserError):
+        download(source="folder", path=str(tmp_path / "mine"))
+    assert Raw(before.folder).files == before.files
+
+
+# Addresses
+
+
+@pytest.fixture
+def web(tmp_path):
+    """The folder `web`, served at an address; `asked` lists the paths asked for."""
+    folder, asked = tmp_path / "web", []
+    folder.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            asked.append(self.path)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder))
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield SimpleNamespace(folder=folder, url=f"http://127.0.0.1:{server.server_port}", asked=asked)
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_archive_is_fetched_once_and_linked(download, web):
+    write_zip(web.folder / "photos.zip", CATS_AND_DOGS)
+    sha256 = file_sha256(web.folder / "photos.zip")
+    for _ in range(2):
+        raw = download(source="archive", url=f"{web.url}/photos.zip?v=1", sha256=sha256)
+        assert raw.contents == CATS_AND_DOGS
+        assert (raw.folder / "photos.zip").stat().st_nlink == 2
+    assert web.asked == ["/photos.zip?v=1"]
+
+
+def test_several_archives_count_as_one_and_their_names_as_sides(download, web):
+    write_zip(web.folder / "train.zip", CATS_AND_DOGS)
+    write_tar(web.folder / "test.tar.gz", {"cat/1.jpg": b"five", "dog/1.jpg": b"six"}, "w:gz")
+    raw = download(source="archive", url=[f"{web.url}/train.zip", f"{web.url}/test.tar.gz"])
+    assert raw.contents["train/cat/1.jpg"] == b"one"
+    assert raw.contents["test/cat/1.jpg"] == b"five"
+    assert raw.splits["train/cat/1.jpg"] == "train"
+    assert raw.splits["test/cat/1.jpg"] == "test"
+
+
+def test_an_own_archive_is_copied_for_it_may_change(download, tmp_path):
+    raw = download(source="archive", path=write_zip(tmp_path / "a.zip", CATS_AND_DOGS))
+    assert (tmp_path / "a.zip").stat().st_nlink == 1
+    assert raw.contents == CATS_AND_DOGS
+
+
+def test_a_table_with_its_images_is_fetched_as_an_archive(download, web):
+    table = b"file,label\ncat/1.jpg,tabby\ndog/1.jpg,poodle\n"
+    write_zip(web.folder / "set.zip", CATS_AND_DOGS | {"labels.csv": table})
+    raw = download(source="csv", url=f"{web.url}/set.zip")
+    assert raw.labels == {"cat/1.jpg": "tabby", "dog/1.jpg": "poodle"}
+
+
+def test_a_wrong_checksum_is_one_clear_line(download, web, tmp_path):
+    path = write_zip(web.folder / "a.zip", CATS_AND_DOGS)
+    with pytest.raises(UserError, match=r"could not fetch .*/a.zip: has sha256 \w+, not 0000"):
+        download(source="archive", url=f"{web.url}/a.zip", sha256="0" * 64)
+    with pytest.raises(UserError, match=r"a.zip has sha256 \w+, not download.sha256 0000"):
+        download(source="archive", path=path, sha256="0" * 64)
+
+
+def test_parquet_files_are_fetched(download, web):
+    for side in ["train", "test"]:
+        (web.folder / side).mkdir()
+        columns = {"image": [b"\x89PNG" + side.encode()] * 2, "label": ["cat", "dog"]}
+        pq.write_table(pa.table(columns), web.folder / side / "0000.parquet")
+    urls = [f"{web.url}/{side}/0000.parquet" for side in ["train", "test"]]
+    raw = download(source="parquet", url=urls)
+    assert raw.splits["test/0000/00000001.png"] == "test"
+    assert raw.labels["train/0000/00000001.png"] == "dog"
+
+
+# The disk
+
+
+def test_a_full_disk_is_one_clear_line_and_keeps_what_was_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("download: {source: folder, path: mine}")
+    write_files(tmp_path / "mine", CATS_AND_DOGS)
+    stages.download.main()
+    before = Raw(tmp_path / "data/raw").files
+    write_files(tmp_path / "mine", {"cat/3.jpg": b"new"})
+    # The last file that the stage writes goes to a disk that is always full.
+    (tmp_path / "data/.seen/.shards.json.tmp").symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as stopped:
+        run(stages.download.main)
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.startswith("error: the disk is full")
+    assert Raw(tmp_path / "data/raw").files == before

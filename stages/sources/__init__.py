@@ -21,8 +21,8 @@ def gather(
 ) -> Iterable[Entry]:
     """Put the archives of the source that `settings` name into `raw`; entries sorted by path.
 
-    Archives of the folder `previous` that would come out the same are taken over. `downloads`
-    keeps what is fetched; the file `seen` remembers the hashes of a person's files.
+    Archives of the folder `previous` that would come out the same are taken over. The folder
+    `downloads` keeps what is fetched, the folder `seen` remembers which files are known.
     """
     source, columns = settings.source, settings.columns
     if source == "archive" or (source == "csv" and settings.url):
@@ -35,15 +35,15 @@ def gather(
             place(archive, raw / name, own=settings.url is not None)
         return entries
     if source == "folder":
-        images = folder_images(settings.path, seen)
+        images = folder_images(settings.path, seen / "files.csv")
     elif source == "csv":
-        images = table_images(settings.path, settings.table, columns, seen)
+        images = table_images(settings.path, settings.table, columns, seen / "files.csv")
     elif source == "parquet":
         local = [] if settings.url else parquet_files(settings.path)
         images = parquet_images(_files(settings, downloads, local), columns)
     else:
         images = known_images(source, downloads)
-    return pack(images, raw, previous)
+    return pack(images, raw, previous, seen / "shards.json")
 
 
 def _files(settings: Download, downloads: Path, local: list[Path]) -> dict[str, Path]:

@@ -4,7 +4,6 @@ import bz2
 import gzip
 import hashlib
 import lzma
-import os
 import posixpath
 import re
 import shutil
@@ -26,7 +25,7 @@ from stages.sources.layout import (
     read_layout,
     report_ignored,
 )
-from stages.store.raw import Entry, text
+from stages.store.raw import Entry, link_or_copy, text
 
 # An archive that grows beyond both is a bomb, not a set of images.
 LARGEST_GROWTH = 200
@@ -84,12 +83,9 @@ def place(archive: Path, target: Path, own: bool) -> None:
     A person's archive is never linked to: it may be written to later, or by DVC made read-only.
     """
     if own:
-        try:
-            os.link(archive, target)
-            return
-        except OSError:  # another file system, or one without links
-            pass
-    shutil.copyfile(archive, target)
+        link_or_copy(archive, target)
+    else:
+        shutil.copyfile(archive, target)
 
 
 def read_members(archive: Path, wanted: Callable[[str], bool] = is_image) -> list[Member]:

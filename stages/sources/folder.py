@@ -1,6 +1,7 @@
 """Images of a folder: listed in a fixed order, hashed once, packed into a few archives."""
 
 import csv
+import functools
 import hashlib
 import os
 import time
@@ -17,7 +18,7 @@ from stages.sources.layout import (
     report_ignored,
 )
 from stages.store.atomic import replace_file
-from stages.store.raw import RawImage, text
+from stages.store.raw import RawImage, file_mark, text
 
 # A file changed less than this before it was read may change again without a new time stamp.
 CLOCK_STEP_NS = 2_000_000_000
@@ -53,9 +54,14 @@ def folder_image(
     folder: Path, name: str, path: str, label: str, split: str, group: str, hashes: "Hashes"
 ) -> RawImage:
     """The file `name` of `folder` as an image to pack."""
-    file = folder / name
+    file = os.path.join(folder, name)
     size, digest = hashes.of(path, file)
-    return RawImage(path, label, split, group, size, digest, file.read_bytes)
+    return RawImage(path, label, split, group, size, digest, functools.partial(_read, file))
+
+
+def _read(file: str) -> bytes:
+    with open(file, "rb") as content:
+        return content.read()
 
 
 def list_files(folder: Path) -> Iterator[str]:
@@ -111,10 +117,10 @@ class Hashes:
             self._old.close()
         self._replace.__exit__(*error)
 
-    def of(self, path: str, file: Path) -> tuple[int, bytes]:
+    def of(self, path: str, file: str | Path) -> tuple[int, bytes]:
         """Size and SHA-256 of `file`, which is known as `path`."""
         status = os.stat(file)
-        mark = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
+        mark = file_mark(status)
         while self._line and self._line[0] < path:
             self._line = next(self._lines, None)
         if self._line and self._line[:2] == [path, mark]:

@@ -1,13 +1,15 @@
 """Raw images: a few archives, and a manifest that names every image in them."""
 
 import hashlib
+import json
 import mmap
 import os
+import shutil
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from stages.errors import UserError
+from stages.store.atomic import replace_file
 from stages.store.tables import read_table, write_table
 
 # One line an image, sorted by `path`. `split` is the declared side or empty, `group` ties
@@ -159,17 +162,20 @@ def write_manifest(raw: str | Path, entries: Iterable[Entry]) -> int:
 def pack(
     images: Iterable[RawImage],
     folder: str | Path,
-    previous: str | Path | None = None,
+    previous: str | Path,
+    seen: str | Path,
     target: int = SHARD_BYTES,
 ) -> Iterator[Entry]:
     """Write `images`, which come sorted by path, into uncompressed zips; yield their entries.
 
     Where a shard ends depends on the names and sizes of its own images alone, so an image
     added, changed or removed alters one shard and leaves all others byte for byte alike (the
-    content-defined chunking of rsync and backup programs). A shard is named after what it
-    holds, and taken over from the folder `previous` if that has it. Shards come out at about
-    `target` bytes, four times that at most.
+    content-defined chunking of rsync and backup programs). Shards come out at about `target`
+    bytes, four times that at most. A shard is named after what it holds, and taken over from
+    the folder `previous` if it was written there and has not been touched since, which the
+    file `seen` remembers.
     """
+    packer = _Packer(Path(folder), Path(previous), _read_marks(Path(seen)))
     shard: list[RawImage] = []
     size = 0
     for image in images:
@@ -177,45 +183,64 @@ def pack(
         size += image.size
         draw = int.from_bytes(hashlib.blake2b(image.path.encode(), digest_size=8).digest())
         if draw * target < image.size << 64 or size >= 4 * target:
-            yield from _write_shard(shard, Path(folder), previous)
+            yield from packer.write(shard)
             shard, size = [], 0
     if shard:
-        yield from _write_shard(shard, Path(folder), previous)
+        yield from packer.write(shard)
+    with replace_file(seen) as new:
+        new.write_text(json.dumps(packer.marks, indent=0))
 
 
-def _write_shard(images: list[RawImage], folder: Path, previous: Path | None) -> Iterator[Entry]:
-    content = hashlib.sha256()
-    for image in images:
-        content.update(image.path.encode() + b"\0" + image.sha256)
-    name = f"images-{content.hexdigest()[:12]}.zip"
-    old = Path(previous or folder) / name
-    if previous is not None and _holds(old, images):
-        os.link(old.resolve(), folder / name)
-    else:
-        with zipfile.ZipFile(folder / name, "w") as archive:
-            for image in images:
-                data = image.read()
-                if hashlib.sha256(data).digest() != image.sha256:
-                    raise UserError(f"{image.path} changed while it was read; run again")
-                info = zipfile.ZipInfo(image.path)  # dated 1980-01-01
-                info.create_system, info.external_attr = 3, 0o644 << 16
-                archive.writestr(info, data)
-    for image in images:
-        yield Entry(
-            image.path, image.label, image.split, image.group, image.sha256, name, image.path
-        )
-
-
-def _holds(shard: Path, images: list[RawImage]) -> bool:
-    """Whether the zip `shard` is there and undamaged: every image with its hash, no other."""
+def _read_marks(seen: Path) -> dict[str, str]:
     try:
-        wanted = {image.path: image.sha256 for image in images}
-        with zipfile.ZipFile(shard) as archive:
-            if archive.namelist() != list(wanted):
-                return False
-        return all(
-            hashlib.sha256(data).digest() == wanted[member]
-            for member, data in read_zip(shard, wanted)
-        )
-    except (OSError, zipfile.BadZipFile, IndexError):
-        return False
+        return json.loads(seen.read_text())
+    except (OSError, ValueError):  # none yet, or not ours: then nothing is taken over
+        return {}
+
+
+@dataclass
+class _Packer:
+    folder: Path
+    previous: Path
+    known: dict[str, str]  # name of a shard: what `file_mark` said when it was written
+    marks: dict[str, str] = field(default_factory=dict)
+
+    def write(self, images: list[RawImage]) -> Iterator[Entry]:
+        content = hashlib.sha256()
+        for image in images:
+            content.update(image.path.encode() + b"\0" + image.sha256)
+        name = f"images-{content.hexdigest()[:12]}.zip"
+        old, new = self.previous / name, self.folder / name
+        if old.exists() and file_mark(os.stat(old)) == self.known.get(name):
+            link_or_copy(old, new)
+        else:
+            _write_zip(images, new)
+        self.marks[name] = file_mark(os.stat(new))
+        for image in images:
+            yield Entry(
+                image.path, image.label, image.split, image.group, image.sha256, name, image.path
+            )
+
+
+def file_mark(status: os.stat_result) -> str:
+    """What changes when a file's content does, as far as can be told without reading it."""
+    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
+
+
+def _write_zip(images: list[RawImage], path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for image in images:
+            data = image.read()
+            if hashlib.sha256(data).digest() != image.sha256:
+                raise UserError(f"{image.path} changed while it was read; run again")
+            info = zipfile.ZipInfo(image.path)  # dated 1980-01-01
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            archive.writestr(info, data)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a hard link to the file `source`, or a copy where links do not go."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
