@@ -167,14 +167,13 @@ def _extremes(results, classes: int = 15, count: int = 4):
     support = results.confusion.sum(axis=1)
     recall = np.diag(results.confusion) / np.maximum(support, 1)
     chosen = [k for k in np.argsort(recall, kind="stable") if support[k]][:classes]
-    rows = [
-        [
-            (results.test.images(at, at + 1)[0], float(results.probabilities[at, k]))
-            for at in (*found[k][0], *found[k][1][::-1])
-        ]
-        for k in chosen
-    ]
-    return extremes([results.classes[k] for k in chosen], rows, 2 * count)
+
+    def shown(positions, k):
+        images = results.test.pixels.take(results.test.rows[positions])
+        return list(zip(images, results.probabilities[positions, k], strict=True))
+
+    rows = [(shown(found[k][0], k), shown(found[k][1][::-1], k)) for k in chosen]
+    return extremes([results.classes[k] for k in chosen], rows, 2 * count + 1)
 
 
 def _overlays(results) -> list[tuple]:

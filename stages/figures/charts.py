@@ -2,7 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from stages.figures.style import BLUE, DASHES, INK, ORANGE, RED, SERIES, SKY, figure, shortened
 
@@ -94,7 +94,15 @@ def roc(curves: dict[str, Curve], areas: dict[str, float], total: int) -> Figure
     """ROC curves by class; the first is the mean of all `total` classes."""
     drawn = _family(curves, areas, total, "ROC, each class against the rest", "AUC")
     drawn.axes[0].plot([0, 1], [0, 1], color=INK, alpha=0.4, linestyle=":", linewidth=1)
-    drawn.axes[0].set(xlabel="false positive rate", ylabel="true positive rate")
+    x, y = next(iter(curves.values()))
+    # A good classifier's curves all run through the corner: show that part.
+    right = next((w for w in (0.1, 0.25, 0.5) if np.interp(w, x, y) > 0.99), 1)
+    part = "" if right == 1 else f" (left {100 * right:.0f} %)"
+    drawn.axes[0].set(
+        xlim=(-0.01 * right, 1.01 * right),
+        xlabel=f"false positive rate{part}",
+        ylabel="true positive rate",
+    )
     return drawn
 
 
@@ -138,6 +146,8 @@ def reliability(
     top.legend(fontsize=8, loc="upper left")
     bottom.bar(low, count, high - low, align="edge", color=BLUE, edgecolor=INK, linewidth=0.6)
     bottom.set(xlabel="confidence of the prediction", ylabel="images", yscale="log")
+    bottom.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    bottom.yaxis.set_minor_formatter(NullFormatter())
     return drawn
 
 

@@ -1,6 +1,7 @@
 """The confusion matrix as a picture."""
 
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -30,7 +31,9 @@ def confusion_matrix(counts: np.ndarray, classes: list[str], of: str = "actual")
     drawn = figure(side + margin + 0.9, side + margin + 0.5)
     axes = drawn.subplots()
     top = values.max() if of == "counts" else 1
-    picture = axes.imshow(values, cmap="Blues", vmin=0, vmax=max(top, 1e-9))
+    # Among many classes single confusions are rare: the root keeps them visible.
+    scale = PowerNorm(1 if many <= ANNOTATED else 0.5, vmin=0, vmax=max(top, 1e-9))
+    picture = axes.imshow(values, cmap="Blues", norm=scale)
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -10,6 +10,7 @@ from stages.figures.style import DPI, INK, RED, resized, shortened
 TILE = 128  # pixels of an image's longer side
 GAP = 10
 LINE = 14  # height of a line of caption
+Shown = tuple[np.ndarray, float]  # an image and a probability
 LETTER = 6.2  # mean width of a letter of a caption
 HEADER = 34
 
@@ -74,8 +75,8 @@ def samples(images: list[np.ndarray], names: list[str]) -> Figure:
 
 def augmented(images: np.ndarray) -> Figure:
     """Variants of one image, as training sees them."""
-    captions = [["" if at else "variants of one image"] for at in range(len(images))]
-    return image_grid(list(images), captions, 5, "Augmentation")
+    title = f"Augmentation: {len(images)} variants of one image"
+    return image_grid(list(images), [[]] * len(images), 5, title)
 
 
 def mistakes(
@@ -83,7 +84,7 @@ def mistakes(
 ) -> Figure:
     """Wrongly classified images, most confident first."""
     captions = [
-        [f"is {a}", f"not {p}", f"{100 * c:.1f} % sure"]
+        [f"is {a}", f"said {p}", f"{100 * c:.1f} % sure"]
         for a, p, c in zip(actual, predicted, confidence, strict=True)
     ]
     title = "Most confident mistakes" if images else "No mistakes on the test images"
@@ -91,16 +92,16 @@ def mistakes(
     return image_grid(images, captions, columns, title, highlight=1)
 
 
-def extremes(names: list[str], rows: list[list[tuple[np.ndarray, float]]], columns: int) -> Figure:
-    """One row a class: its hardest images, then its easiest; each with the probability that
-    the model gave to what it is."""
+def extremes(names: list[str], rows: list[tuple[list[Shown], list[Shown]]], columns: int) -> Figure:
+    """One row a class: its hardest images, an empty place, its easiest; each with the
+    probability that the model gave to what it is."""
     images, captions = [], []
-    blank = np.full_like(next(image for row in rows for image, _ in row), 255)
-    for row in rows:
-        padded = row + [(blank, None)] * (columns - len(row))
+    blank = np.full_like(next(image for hardest, _ in rows for image, _ in hardest), 255)
+    for hardest, easiest in rows:
+        padded = hardest + [(blank, None)] * (columns - len(hardest) - len(easiest)) + easiest
         images += [image for image, _ in padded]
         captions += [["" if p is None else f"{100 * p:.1f} %"] for _, p in padded]
-    title = "Hardest and easiest images: probability of the actual class"
+    title = "Hardest images (left) and easiest (right), with the probability of the actual class"
     return image_grid(images, captions, columns, title, row_titles=names)
 
 

@@ -76,11 +76,9 @@ def to_svg(drawn: Figure) -> str:
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    width = round(96 * drawn.get_figwidth())  # CSS pixels an inch
     return re.sub(
-        r'(<svg[^>]*?) width="[^"]*"',
-        r"\1",
-        re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1),
-        count=1,
+        r'^<svg height="[^"]*"|^<svg', f'<svg style="width: {width}px; max-width: 100%"', text
     )
 
 

@@ -141,7 +141,7 @@ function draw() {
   const largest = Math.max(1, ...counts.values());
   const numbers = size <= 20;
   const table = document.createElement("table");
-  const cell = size <= 12 ? 46 : size <= 20 ? 38 : size <= 40 ? 20 : size <= 80 ? 13 : 11;
+  const cell = size <= 12 ? 46 : size <= 20 ? 38 : size <= 40 ? 20 : size <= 70 ? 13 : 9;
   table.style.setProperty("--cell", `${cell}px`);
   table.style.setProperty("--label", `${Math.min(13, Math.max(9, cell - 1))}px`);
   table.setAttribute("role", "grid");

@@ -66,7 +66,7 @@ def read_results(
     np.add.at(confusion, (test.labels, predicted), 1)
     position = {id: at for at, id in enumerate(test.ids)}
     explained = read_table(evaluation / "grad_cam.csv")["id"].to_pylist()
-    rejects = read_table(processed / "rejects.csv").to_pydict()
+    rejects = read_table(processed / "rejects.csv", ["file", "reason"]).to_pydict()
     return Results(
         classes=classes,
         train=sets["train"],
