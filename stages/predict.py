@@ -1,0 +1,234 @@
+"""Classify images with the trained model.
+
+    python -m stages.predict photo.jpg holiday/ 'scans/*.png' https://example.org/cat.jpg
+    find . -name '*.jpg' | python -m stages.predict - --output predictions.csv
+
+PATHS are image files, folders (searched to any depth), globs, URLs, or - for a list on
+standard input. Images in folders named after classes are scored too. Images that cannot be
+read are reported and the others done; the exit code is then 1.
+"""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from errno import EISDIR
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from stages.errors import UserError, run
+from stages.images import Recipe
+from stages.inference.inputs import Input, find_inputs
+from stages.inference.loading import Batch, load
+from stages.progress import progress
+from stages.store.atomic import replace_file
+from stages.store.model import load_model, read_info
+from stages.store.raw import text
+
+MODEL = Path("models/model.keras")
+LISTED = 20  # unreadable images named on the terminal
+
+
+def main() -> int:
+    options = _options()
+    info = read_info(options.model)
+    classes = info["classes"]
+    inputs = find_inputs(_arguments(options.paths), classes)
+    if not inputs:
+        raise UserError(f"no images in {' '.join(options.paths)}; name image files or folders")
+    if all(item.error for item in inputs):
+        raise UserError(f"{text(inputs[0].name)}: {inputs[0].error}")
+
+    predicted = np.full(len(inputs), -1, np.int32)
+    errors: dict[int, str] = {}
+    batches = load(inputs, Recipe.of(info["preprocess"]), options.batch_size)
+    with (
+        _output(options.output, min(options.top_k, len(classes))) as write,
+        progress(len(inputs), "images", "classifying") as bar,
+    ):
+        for batch, chances in _classify(options.model, batches):
+            predicted[batch.positions] = chances.argmax(axis=1)
+            errors |= batch.errors
+            found = [
+                Found(inputs[position], _ranked(row, classes))
+                for position, row in zip(batch.positions, chances, strict=True)
+            ]
+            found += [Found(inputs[at], [], error) for at, error in batch.errors.items()]
+            order = np.argsort([*batch.positions, *batch.errors])
+            write([found[k] for k in order])
+            bar.update(len(found))
+    _print_score(inputs, predicted, classes)
+    return _print_errors(inputs, errors)
+
+
+class Found(NamedTuple):
+    """An image, its classes and their probabilities, most probable first, or what went wrong."""
+
+    input: Input
+    ranked: list[tuple[str, float]]
+    error: str | None = None
+
+
+def _options() -> argparse.Namespace:
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise UserError(f"{message}; see {self.prog} --help")
+
+    def count(value: str) -> int:
+        if not value.isdecimal() or int(value) < 1:
+            raise argparse.ArgumentTypeError(f"{value} is not a whole number of at least 1")
+        return int(value)
+
+    parser = Parser(
+        prog="python -m stages.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATHS")
+    parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write a .csv or .json file, not the terminal"
+    )
+    parser.add_argument(
+        "--top-k", type=count, default=3, help="classes named for an image (default: 3)"
+    )
+    parser.add_argument(
+        "--batch-size", type=count, default=128, help="images at a time (default: 128)"
+    )
+    options = parser.parse_args()
+    if options.output and options.output.suffix not in (".csv", ".json"):
+        raise UserError(f"--output {options.output}: the name must end in .csv or .json")
+    return options
+
+
+def _arguments(paths: list[str]) -> Iterator[str]:
+    for path in paths:
+        if path == "-":
+            sys.stdin.reconfigure(errors="surrogateescape")
+            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+        else:
+            yield path
+
+
+def _classify(path: Path, batches: Iterator[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Yield each batch with the probabilities float32 (n, classes) of its images."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    model, _ = load_model(path)  # imports TensorFlow, hence not before all else is checked
+    from stages.inference.probabilities import probabilities
+
+    waiting: list[Batch] = []
+
+    def images() -> Iterator[np.ndarray]:
+        for batch in batches:
+            waiting.append(batch)
+            yield batch.images
+
+    for chances in probabilities(model, images()):
+        yield waiting.pop(0), chances
+
+
+def _ranked(chances: np.ndarray, classes: list[str]) -> list[tuple[str, float]]:
+    return [(classes[k], float(chances[k])) for k in np.argsort(-chances, kind="stable")]
+
+
+@contextmanager
+def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Found]], None]]:
+    """Yield a function that writes a batch to the file `path`, or the terminal if it is None.
+
+    The file takes its place, whole, at the end of the block.
+    """
+    if path is None:
+        yield lambda batch: _print(batch, top_k)
+        return
+    columns = ["file", "actual", "predicted", "confidence"]
+    columns += [f"{name}_{k}" for k in range(2, top_k + 1) for name in ("predicted", "confidence")]
+    columns.append("error")
+    with ExitStack() as stack:
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+            new = stack.enter_context(replace_file(path))
+            file = stack.enter_context(open(new, "w", encoding="utf-8", newline=""))
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        if path.suffix == ".csv":
+            table = csv.DictWriter(file, columns, lineterminator="\n")
+            table.writeheader()
+            yield lambda batch: table.writerows(_record(found, columns) for found in batch)
+        else:
+            lines = 0
+
+            def write(batch: list[Found]) -> None:
+                nonlocal lines
+                for found in batch:
+                    line = json.dumps(_record(found, columns), ensure_ascii=False)
+                    file.write((",\n" if lines else "[\n") + line)
+                    lines += 1
+
+            yield write
+            file.write("\n]\n")
+
+
+def _record(found: Found, columns: list[str]) -> dict:
+    fields = {"file": text(found.input.name), "actual": found.input.label, "error": found.error}
+    for rank, (name, chance) in enumerate(found.ranked, 1):
+        suffix = f"_{rank}" if rank > 1 else ""
+        fields[f"predicted{suffix}"] = name
+        fields[f"confidence{suffix}"] = round(chance, 6)
+    return {column: fields.get(column) for column in columns}
+
+
+def _print(batch: list[Found], top_k: int) -> None:
+    lines = [
+        f"{text(found.input.name)}: "
+        + ", ".join(f"{name} {chance:.1%}" for name, chance in found.ranked[:top_k])
+        for found in batch
+        if not found.error
+    ]
+    if lines:
+        tqdm.write("\n".join(lines))  # beside the progress bar, not into it
+
+
+def _print_score(inputs: list[Input], predicted: np.ndarray, classes: list[str]) -> None:
+    """Accuracy and report of the images whose folder names their class, if there are any."""
+    number = {name: label for label, name in enumerate(classes)}
+    labels = np.array([number.get(item.label, -1) for item in inputs])
+    scored = (labels >= 0) & (predicted >= 0)
+    if not scored.any():
+        return
+    from stages.metrics import scores
+
+    right = int((labels == predicted)[scored].sum())
+    score = scores.accuracy(right, int(scored.sum()))
+    print(scores.report(labels[scored], predicted[scored], classes))
+    print(
+        f"accuracy {score['accuracy']:.2%} ({right:,} of {score['count']:,}, 95 % interval "
+        f"{score['accuracy_low']:.2%} to {score['accuracy_high']:.2%})"
+    )
+    if unscored := int((predicted >= 0).sum() - scored.sum()):
+        print(f"{unscored:,} images lie in no folder named after a class and are not scored")
+
+
+def _print_errors(inputs: list[Input], errors: dict[int, str]) -> int:
+    """Name what could not be read; the exit code."""
+    for position, error in list(errors.items())[:LISTED]:
+        print(f"unreadable: {text(inputs[position].name)}: {error}", file=sys.stderr)
+    if len(errors) > LISTED:
+        print(f"... and {len(errors) - LISTED:,} more; --output lists all", file=sys.stderr)
+    if errors:
+        print(
+            f"error: {len(errors):,} of {len(inputs):,} images could not be read; "
+            "the others are classified",
+            file=sys.stderr,
+        )
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    run(main)

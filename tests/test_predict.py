@@ -1,0 +1,276 @@
+"""The model in use: python -m stages.predict."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages import download, predict, preprocess
+from stages.errors import UserError
+from stages.images import Recipe
+from stages.inference.inputs import Input, find_inputs
+from stages.inference.loading import load
+from stages.store.model import save_model
+from stages.store.processed import Pixels
+from stages.store.tables import read_table
+
+ROOT = Path(__file__).parent.parent
+CLASSES = ["blue", "green", "red"]
+COLORS = {"red": (250, 20, 20), "green": (20, 250, 20), "blue": (20, 20, 250)}
+PREPROCESS = {
+    "size": [12, 10],
+    "color": "rgb",
+    "resize": "stretch",
+    "interpolation": "area",
+    "background": [255, 255, 255],
+}
+
+
+@pytest.fixture(scope="session")
+def color_model(tmp_path_factory):
+    """A model that tells images by their strongest colour."""
+    import keras
+
+    layers = [
+        keras.Input((12, 10, 3), dtype="uint8"),
+        keras.layers.Rescaling(1 / 25),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3, activation="softmax"),
+    ]
+    model = keras.Sequential(layers)
+    model.layers[-1].set_weights([np.eye(3)[::-1], np.zeros(3)])
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    save_model(model, path, {"classes": CLASSES, "shape": [12, 10, 3], "preprocess": PREPROCESS})
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder with an image of each colour in photos/<colour>/, in three formats."""
+    monkeypatch.chdir(tmp_path)
+    for (name, color), suffix in zip(COLORS.items(), ("jpg", "png", "webp"), strict=True):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (40, 30), color).save(folder / f"1.{suffix}")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def run(color_model, monkeypatch, capsys):
+    """Run the command with arguments; gives exit code, standard output, standard error."""
+
+    def run(*arguments):
+        command = ["predict", *map(str, arguments)]
+        if "--model" not in arguments:
+            command += ["--model", str(color_model)]
+        monkeypatch.setattr(sys, "argv", command)
+        code = predict.main()
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def read_csv(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_line_an_image_names_the_most_probable_classes(run, photos):
+    code, out, _ = run("photos/red/1.jpg", "photos/green/1.png", "--top-k", 2)
+    first, second = [line for line in out.splitlines() if line.startswith("photos/")]
+    assert first.startswith("photos/red/1.jpg: red 100.0%, ") and first.count("%") == 2
+    assert second.startswith("photos/green/1.png: green 100.0%, ")
+    assert code == 0
+
+
+def test_folders_are_searched_to_any_depth_for_images(run, photos):
+    (photos / "notes.txt").write_text("no image")
+    (photos / ".hidden.jpg").write_text("no image")
+    (photos / "red/more/deep").mkdir(parents=True)
+    Image.new("RGB", (9, 9), COLORS["blue"]).save(photos / "red/more/deep/2.gif")
+    code, _, _ = run("photos", "--output", "found.csv")
+    assert code == 0
+    assert [(line["file"], line["predicted"]) for line in read_csv("found.csv")] == [
+        ("photos/blue/1.webp", "blue"),
+        ("photos/green/1.png", "green"),
+        ("photos/red/1.jpg", "red"),
+        ("photos/red/more/deep/2.gif", "blue"),
+    ]
+
+
+def test_globs_and_a_list_on_standard_input_name_images_too(run, photos, monkeypatch):
+    lines = b"photos/red/1.jpg\n\nphotos/red/1.jpg\nphotos/gre\xc3\xa9n.png\n"
+    Image.new("RGB", (5, 5), COLORS["green"]).save(photos / "greén.png")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), "utf-8"))
+    run("photos/*/1.w*", "-", "--output", "found.csv")
+    assert [line["file"] for line in read_csv("found.csv")] == [
+        "photos/blue/1.webp",
+        "photos/red/1.jpg",
+        "photos/greén.png",
+    ]
+
+
+def test_urls_are_fetched(run, photos):
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=photos))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        code, _, err = run(f"{address}/red/1.jpg", f"{address}/9.jpg", "--output", "found.csv")
+    finally:
+        server.shutdown()
+        server.server_close()
+    found, missing = read_csv("found.csv")
+    assert (found["predicted"], found["error"]) == ("red", "")
+    assert (missing["predicted"], "404" in missing["error"]) == ("", True)
+    assert code == 1
+    assert f"unreadable: {address}/9.jpg: 404" in err
+
+
+def test_unreadable_images_are_reported_and_the_others_done(run, photos):
+    (photos / "red/2.jpg").write_bytes((photos / "red/1.jpg").read_bytes()[:300])
+    (photos / "red/3.jpg").write_text("no image")
+    code, out, err = run("photos/red", "nowhere.jpg", "none*.jpg")
+    assert code == 1
+    assert [line.split(":")[0] for line in out.splitlines() if "%," in line] == ["photos/red/1.jpg"]
+    reasons = dict(line.split(": ")[1:3] for line in err.splitlines() if "unreadable" in line)
+    assert reasons == {
+        "photos/red/2.jpg": "truncated",
+        "photos/red/3.jpg": "not an image",
+        "nowhere.jpg": "there is no such file",
+        "none*.jpg": "no file matches",
+    }
+    assert "error: 4 of 5 images could not be read" in err
+
+
+def test_csv_and_json_hold_the_same_records(run, photos):
+    (photos / "red/3.jpg").write_text("no image")
+    run("photos", "--output", "found.csv", "--top-k", 2)
+    run("photos", "--output", "found.json", "--top-k", 2)
+    records = json.loads(Path("found.json").read_text(encoding="utf-8"))
+    assert list(records[0]) == [
+        *("file", "actual", "predicted", "confidence"),
+        *("predicted_2", "confidence_2", "error"),
+    ]
+    assert records[-1] == dict.fromkeys(records[0]) | {
+        "file": "photos/red/3.jpg",
+        "actual": "red",
+        "error": "not an image",
+    }
+    as_text = [{k: "" if v is None else str(v) for k, v in r.items()} for r in records]
+    assert as_text == read_csv("found.csv")
+
+
+def test_images_in_folders_named_after_classes_are_scored(run, photos):
+    Image.new("RGB", (9, 9), COLORS["blue"]).save(photos / "red/2.png")
+    Image.new("RGB", (9, 9), COLORS["blue"]).save(photos / "loose.png")
+    _, out, _ = run("photos", "--output", "found.csv")
+    assert "accuracy 75.00% (3 of 4, 95 % interval 30.06% to 95.44%)" in out
+    assert "1 images lie in no folder named after a class" in out
+    assert "precision" in out
+
+
+def test_images_elsewhere_are_not_scored(run, photos):
+    _, out, _ = run(Image.new("RGB", (9, 9)).save("x.png") or "x.png")
+    assert "accuracy" not in out
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_batches_change_nothing(run, photos, batch_size):
+    for n in range(20):
+        Image.new("RGB", (30, 20), (n * 12, 200 - n * 9, 90)).save(photos / f"{n:02d}.png")
+    (photos / "05.png").write_text("no image")
+    run("photos", "--output", "all.csv")
+    run("photos", "--output", "some.csv", "--batch-size", batch_size)
+    assert Path("some.csv").read_text() == Path("all.csv").read_text()
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+def test_decoding_is_the_very_same_as_in_training(photos, resize):
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (90, 61, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise.resize((400, 270)).save(photos / "red/turned.jpg", exif=exif, quality=80)
+    noise.convert("CMYK").save(photos / "red/cmyk.jpg")
+    noise.convert("RGBA").rotate(30).save(photos / "green/transparent.png")
+    noise.convert("P").save(photos / "green/palette.gif")
+    Image.fromarray(rng.integers(0, 65536, (33, 70), np.uint16)).save(photos / "blue/16bit.png")
+    settings = PREPROCESS | {"resize": resize}
+    text = json.dumps({"download": {"source": "folder", "path": "photos"}, "preprocess": settings})
+    Path("params.yaml").write_text(text, encoding="utf-8")
+    download.main()
+    preprocess.main()
+
+    index = read_table("data/processed/index.csv", ["path", "shard", "row"])
+    pixels = Pixels("data/processed")
+    trained = pixels.take(pixels.rows(index["shard"].to_pylist(), index["row"].to_numpy()))
+    inputs = find_inputs([f"photos/{path}" for path in index["path"].to_pylist()], CLASSES)
+    (batch,) = load(inputs, Recipe.of(settings), batch_size=100)
+    assert len(batch.images) == 8
+    np.testing.assert_array_equal(batch.images, trained)
+
+
+def test_memory_holds_a_few_batches_whatever_the_number_of_images(photos):
+    inputs = [Input("photos/red/1.jpg")] * 100
+    batches = load(inputs, Recipe.of(PREPROCESS), batch_size=10)
+    assert [len(batch.images) for batch in batches] == [10] * 10
+    unfinished = load(inputs, Recipe.of(PREPROCESS), batch_size=10)
+    next(unfinished)
+    unfinished.close()  # as when a caller gives up: no thread is left waiting
+
+
+def test_links_that_lead_in_circles_are_followed_once(photos):
+    (photos / "red/again").symlink_to(photos)
+    assert len(find_inputs([str(photos)], CLASSES)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photos", "--model", "none.keras"], "there is no model none.keras"),
+        (["photos", "--model", "photos/red/1.jpg"], "is not a model of this pipeline"),
+        (["empty"], "no images in empty"),
+        (["nowhere"], "nowhere: there is no such file"),
+        (["photos", "--output", "found.txt"], "found.txt: the name must end in .csv or .json"),
+        (["photos", "--output", "folder.csv"], "cannot write folder.csv: Is a directory"),
+        (["photos", "--output", "photos/red/1.jpg/found.csv"], "cannot write photos/red/1.jpg/"),
+        (["photos", "--top-k", "0"], "argument --top-k: 0 is not a whole number of at least 1"),
+        (["photos", "--size", "3"], "unrecognized arguments: --size 3"),
+    ],
+)
+def test_a_mistake_is_one_line(run, photos, arguments, message):
+    Path("empty").mkdir()
+    Path("folder.csv").mkdir()
+    with pytest.raises(UserError) as caught:
+        run(*arguments)
+    assert message in str(caught.value)
+
+
+def test_an_earlier_output_survives_a_failure(run, photos):
+    Path("found.csv").write_text("earlier")
+    Path("empty").mkdir()
+    with pytest.raises(UserError):
+        run("empty", "--output", "found.csv")
+    assert Path("found.csv").read_text() == "earlier"
+
+
+def test_mistakes_are_found_before_tensorflow_is_imported(photos):
+    code = "import sys, stages.predict; print(*sys.modules)"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "stages.predict" in done.stdout.split()
+    assert not {"tensorflow", "keras", "sklearn", "scipy"} & set(done.stdout.split())
