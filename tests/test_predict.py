@@ -88,7 +88,8 @@ def read_csv(path):
 def test_a_line_an_image_names_the_most_probable_classes(run, photos):
     code, out, _ = run("photos/red/1.jpg", "photos/green/1.png", "--top-k", 2)
     first, second = [line for line in out.splitlines() if line.startswith("photos/")]
-    assert first.startswith("photos/red/1.jpg: red 100.0%, ") and first.count("%") == 2
+    assert first.startswith("photos/red/1.jpg: red 100.0%, ")
+    assert first.count("%") == 2
     assert second.startswith("photos/green/1.png: green 100.0%, ")
     assert code == 0
 
