@@ -26,9 +26,10 @@ def main() -> None:
     with replace_directory(PROCESSED) as folder:
         images = process(RAW, manifest, look, folder, PROCESSED, settings.workers)
         check_rejects(images.rejects(), len(manifest), settings.max_rejects)
+        classes = sorted(images.labels(), key=natural_order)
+        check_classes(classes, manifest)
         write_table(folder / "index.csv", INDEX, images.index())
         write_table(folder / "rejects.csv", ["file", "reason", "sha256"], images.rejects())
-        classes = sorted(set(manifest["label"].unique().to_pylist()), key=natural_order)
         Dataset(classes, Recipe.of(look).shape, look).save(folder)
     print(summary(images))
 
@@ -41,6 +42,15 @@ def check_rejects(rejects: list[tuple], count: int, allowed: float) -> None:
             f"{len(rejects):,} of {count:,} images cannot be read, more than preprocess."
             f"max_rejects = {allowed:g} allows: {examples}{' ...' if len(rejects) > 3 else ''}; "
             "repair or remove them, or raise max_rejects to go on without them"
+        )
+
+
+def check_classes(classes: list[str], manifest) -> None:
+    """Raise `UserError` if a class of `manifest` has no image among those that can be read."""
+    if lost := sorted(set(manifest["label"].unique().to_pylist()) - set(classes)):
+        raise UserError(
+            f"no image of {', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''} can be read; "
+            "repair them, or take the class away"
         )
 
 

@@ -1,13 +1,18 @@
 """The preprocess stage: raw images in, shards of equal-sized pixels and their index out."""
 
+import hashlib
 import io
+import shutil
 import zipfile
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from stages import preprocess
 from stages.errors import UserError
+from stages.images import process
+from stages.images.fingerprints import digests, perceptual_hashes
 from stages.store.image_set import load_image_set
 from stages.store.processed import Dataset, Pixels
 from stages.store.raw import Entry, write_manifest
@@ -26,8 +31,6 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(files: dict[str, bytes], **settings):
-        import hashlib
-
         raw = tmp_path / "data/raw"
         raw.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(raw / "images.zip", "w") as archive:
@@ -95,3 +98,149 @@ def test_too_many_unreadable_images_fail_in_one_line_and_keep_the_earlier_output
     with pytest.raises(UserError, match=r"1 of 21 images cannot be read.*10/broken\.png \(trunc"):
         project(FILES | {"10/broken.png": FILES["10/1.png"][:45]}, max_rejects=0.01)
     assert {path.name: path.read_bytes() for path in processed.iterdir()} == before
+
+
+def test_a_class_none_of_whose_images_can_be_read_fails(project):
+    with pytest.raises(UserError, match="no image of dog can be read"):
+        project(FILES | {"dog/1.png": b"no", "dog/2.png": b"image"}, max_rejects=0.5)
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def jpeg(seed: int, size=(40, 30)) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+PHOTOS = {f"{'ab'[n % 2]}/{n:03}.jpg": jpeg(n) for n in range(60)}
+PHOTOS["a/broken.jpg"] = PHOTOS["a/000.jpg"][:400]
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Shards of about eight images, so that a handful of images fill several."""
+    starts = process.shard_starts
+    monkeypatch.setattr(process, "shard_starts", lambda h, shape: starts(h, shape, target=8 * 72))
+
+
+def grow(files):
+    return files | {f"b/new{n}.jpg": jpeg(1000 + n) for n in range(3)} | {"a/zero.jpg": b""}
+
+
+def shrink(files):
+    return {path: data for path, data in files.items() if not path.endswith("7.jpg")}
+
+
+def relabel(files):
+    moved = {path.replace("a/", "c/"): data for path, data in files.items() if "2" in path}
+    return moved | {path: data for path, data in files.items() if "2" not in path}
+
+
+def copy(files):
+    return files | {"b/copy.jpg": files["a/004.jpg"], "a/broken again.jpg": files["a/broken.jpg"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "decoded"), [(grow, 4), (shrink, 0), (relabel, 0), (copy, 0), (dict, 0)]
+)
+def test_a_change_costs_what_changed_and_ends_as_from_scratch(
+    project, small_shards, capsys, change, decoded
+):
+    project(PHOTOS, max_rejects=0.2)
+    capsys.readouterr()
+    incremental = contents(project(change(PHOTOS), max_rejects=0.2))
+    assert f" {decoded} decoded" in capsys.readouterr().out
+    shutil.rmtree("data/processed")
+    scratch = contents(project(change(PHOTOS), max_rejects=0.2))
+    assert incremental == scratch
+    assert sum(name.endswith(".npy") for name in scratch) > 3
+
+
+def test_other_settings_decode_everything_anew(project, capsys):
+    project(PHOTOS, max_rejects=0.2)
+    capsys.readouterr()
+    project(PHOTOS, max_rejects=0.2, resize="crop")
+    assert "61 decoded" in capsys.readouterr().out
+
+
+def test_a_damaged_earlier_result_is_not_reused(project, capsys):
+    processed = project(PHOTOS, max_rejects=0.2)
+    expected = contents(processed)
+    index = processed / "index.csv"
+    index.write_text(index.read_text()[:5000])
+    assert contents(project(PHOTOS, max_rejects=0.2)) == expected
+    (processed / "images-00000.npy").write_bytes(b"")
+    assert contents(project(PHOTOS, max_rejects=0.2)) == expected
+
+
+@pytest.mark.parametrize("kind", ["THREADS_FROM_BYTES", "PROCESSES_FROM_IMAGES"])
+def test_any_number_of_workers_gives_the_same_bytes(project, small_shards, monkeypatch, kind):
+    expected = contents(project(PHOTOS, max_rejects=0.2, workers=1))
+    shutil.rmtree("data/processed")
+    monkeypatch.setattr(process, kind, 0)  # makes so few images go to several workers
+    monkeypatch.setattr(process, "BATCH_IMAGES", 5)
+    assert contents(project(PHOTOS, max_rejects=0.2, workers=3)) == expected
+
+
+def test_copies_of_a_file_are_decoded_once_and_share_their_pixels(project, capsys):
+    processed = project(FILES | {"2/copy.png": FILES["10/3.png"]})
+    assert "20 decoded, 1 copies" in capsys.readouterr().out
+    rows = {r["path"]: r for r in read_table(processed / "index.csv").to_pylist()}
+    one, other = rows["2/copy.png"], rows["10/3.png"]
+    assert [one[k] for k in ("shard", "row", "pixels")] == [
+        other[k] for k in ("shard", "row", "pixels")
+    ]
+    assert len(Pixels(processed)) == 20
+
+
+def test_names_of_any_kind_come_through(project):
+    names = ["ä ö/ünï 'quoted'.png", 'a b/"x", y.png', "日本/写真 1.png", "a b/line\nbreak.png"]
+    files = {name: png((9 * n, 0, 0)) for n, name in enumerate(names)}
+    assert read_table(project(files) / "index.csv")["path"].to_pylist() == sorted(names)
+
+
+def test_shards_open_with_numpy_alone(project, small_shards):
+    shards = [np.load(path) for path in sorted(project(PHOTOS, max_rejects=0.2).glob("*.npy"))]
+    assert {(shard.dtype.name, *shard.shape[1:]) for shard in shards} == {("uint8", 4, 6, 3)}
+    assert sum(map(len, shards)) == 60
+
+
+def test_a_rerun_leaves_unchanged_shards_the_same_file(project, small_shards):
+    before = {p.name: p.stat().st_ino for p in project(PHOTOS, max_rejects=0.2).glob("*.npy")}
+    after = {p.name: p.stat().st_ino for p in project(PHOTOS, max_rejects=0.2).glob("*.npy")}
+    assert after == before
+
+
+def test_pixels_come_in_the_order_asked_for_and_into_the_array_given(project, small_shards):
+    pixels = Pixels(project(PHOTOS, max_rejects=0.2))
+    all_of_them = np.concatenate([np.load(path) for path in pixels.paths])
+    for rows in ([5, 4, 59, 0, 1, 2, 59], list(range(60)), [], np.arange(60)[::-3]):
+        out = np.empty((len(rows), 4, 6, 3), np.uint8)
+        assert pixels.take(rows, out) is out
+        assert np.array_equal(out, all_of_them[np.asarray(rows, int)])
+
+
+def test_a_different_decoder_version_reuses_nothing(project, monkeypatch, capsys):
+    project(PHOTOS, max_rejects=0.2)
+    capsys.readouterr()
+    monkeypatch.setattr(preprocess, "DECODER", "of tomorrow")
+    project(PHOTOS, max_rejects=0.2)
+    assert "61 decoded" in capsys.readouterr().out
+
+
+def test_equal_pixels_have_equal_digests_and_similar_ones_near_hashes():
+    photo = np.kron(np.random.default_rng(0).integers(0, 200, (8, 8, 3)), np.ones((8, 8, 1)))
+    photo = np.asarray(Image.fromarray(photo.astype(np.uint8)).resize((64, 64)))
+    brighter, other = photo + 9, np.ascontiguousarray(photo[::-1])
+    images = np.stack([photo, photo, brighter, other])
+    first, second, third, fourth = digests(images)
+    assert first == second
+    assert len({second, third, fourth}) == 3
+    hashes = [int(name, 16) for name in perceptual_hashes(images)]
+    assert hashes[0] == hashes[1]
+    assert (hashes[0] ^ hashes[2]).bit_count() <= 3
+    assert (hashes[0] ^ hashes[3]).bit_count() > 15

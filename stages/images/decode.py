@@ -33,9 +33,9 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-# Pixels that must be left after reduced decoding, in multiples of those wanted: `area`
-# averages, as reduced decoding does; the other filters weigh neighbours and need them.
-SPARE = {"area": 1, "bilinear": 2, "bicubic": 2, "lanczos": 2}
+# Reduced decoding leaves at least so many pixels for each one wanted, in each direction: with
+# two, the filter has the last word, and what comes out differs little from full scale.
+SPARE = 2
 
 # EXIF orientation (tag 274): how the stored image must be turned to stand upright.
 ORIENTATION = 0x0112
@@ -130,8 +130,7 @@ def _decode_jpeg(data: bytes, recipe: Recipe, width: int, height: int) -> np.nda
     orientation = _jpeg_orientation(data)
     upright = (height, width) if orientation > 4 else (width, height)
     placement = place(*upright, recipe.size[::-1], recipe.resize)
-    spare = SPARE.get(recipe.interpolation)
-    factor = reduction(placement, spare) if spare else 1
+    factor = 1 if recipe.interpolation == "nearest" else reduction(placement, SPARE)
     try:
         pixels = simplejpeg.decode_jpeg(
             data,
@@ -151,7 +150,7 @@ def _decode_jpeg(data: bytes, recipe: Recipe, width: int, height: int) -> np.nda
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if orientation != 1:
         image = image.transpose(TURNS[orientation])
-    return _fit(image, placement, upright, recipe)
+    return _fit(image, placement, factor, recipe)
 
 
 def _jpeg_orientation(data: bytes) -> int:
@@ -167,8 +166,7 @@ def _jpeg_orientation(data: bytes) -> int:
 def _orientation(image: Image.Image) -> int:
     """1 to 8; 1, upright, if the EXIF data are missing or corrupt."""
     try:
-        with warnings.catch_warnings(action="ignore"):
-            value = image.getexif().get(ORIENTATION, 1)
+        value = image.getexif().get(ORIENTATION, 1)
     except Exception:
         return 1
     return value if value in TURNS else 1
@@ -176,13 +174,12 @@ def _orientation(image: Image.Image) -> int:
 
 def _decode_any(data: bytes, recipe: Recipe) -> tuple[np.ndarray, Facts]:
     try:
-        with warnings.catch_warnings(action="ignore"):
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            facts = Facts(*image.size, image.mode, image.format)
-            _check_size(*image.size)
-            image.load()
-            orientation = _orientation(image)
-            image = _flatten(image, recipe)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        facts = Facts(*image.size, image.mode, image.format)
+        _check_size(*image.size)
+        image.load()
+        orientation = _orientation(image)
+        image = _flatten(image, recipe)
     except UnreadableImage:
         raise
     except PIL.UnidentifiedImageError:
@@ -198,7 +195,7 @@ def _decode_any(data: bytes, recipe: Recipe) -> tuple[np.ndarray, Facts]:
     if orientation != 1:
         image = image.transpose(TURNS[orientation])
     placement = place(*image.size, recipe.size[::-1], recipe.resize)
-    return _fit(image, placement, image.size, recipe), facts
+    return _fit(image, placement, 1, recipe), facts
 
 
 def _check_size(width: int, height: int) -> None:
@@ -226,19 +223,11 @@ def _flatten(image: Image.Image, recipe: Recipe) -> Image.Image:
     return image if image.mode == recipe.mode else image.convert(recipe.mode)
 
 
-def _fit(
-    image: Image.Image, placement: Placement, full: tuple[int, int], recipe: Recipe
-) -> np.ndarray:
-    """Resize and place `image`, which is `full` (width, height) or reduced from that."""
-    if placement.size != image.size or placement.box != (0, 0, *image.size):
-        across, down = image.width / full[0], image.height / full[1]
-        left, top, right, bottom = placement.box
-        box = (
-            left * across,
-            top * down,
-            min(right * across, image.width),
-            min(bottom * down, image.height),
-        )
+def _fit(image: Image.Image, placement: Placement, factor: int, recipe: Recipe) -> np.ndarray:
+    """Resize and place `image`, which has been reduced by `factor`."""
+    # A side that `factor` does not divide ends within the last pixel of the reduced image.
+    box = tuple(edge / factor for edge in placement.box)
+    if placement.size != image.size or box != (0, 0, *image.size):
         image = image.resize(placement.size, FILTERS[recipe.interpolation], box)
     if placement.size != recipe.size[::-1]:
         background = Image.new("RGB", recipe.size[::-1], recipe.background).convert(recipe.mode)
@@ -247,5 +236,7 @@ def _fit(
     return np.asarray(image).reshape(recipe.shape)
 
 
-# Checked above, file by file, instead of a warning from Pillow.
+# Pillow warns of every large or slightly damaged file. Sizes are checked above; damage either
+# makes the file unreadable or does not matter.
 Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", module=r"PIL\.")

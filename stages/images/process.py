@@ -106,6 +106,11 @@ class Processed:
                 strict=True,
             )
 
+    def labels(self) -> set[str]:
+        """The classes of which at least one image could be read."""
+        readable = pa.array(self.contents.readable[self.contents.of])
+        return set(self.manifest["label"].filter(readable).unique().to_pylist())
+
     def rejects(self) -> list[tuple[str, str, str]]:
         """The rows of rejects.csv: file, reason, hash."""
         rows = np.flatnonzero(~self.contents.readable[self.contents.of])

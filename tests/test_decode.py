@@ -1,0 +1,295 @@
+"""Any image file becomes the pixels Pillow would give, or is refused with a reason."""
+
+import io
+import struct
+import zlib
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from stages.images import Recipe, UnreadableImage, decode, decode_with_facts
+
+PHOTO = (files("sklearn") / "datasets/images/china.jpg").read_bytes()  # 640 x 427
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def photo(width=640, height=427) -> Image.Image:
+    return Image.open(io.BytesIO(PHOTO)).resize((width, height))
+
+
+def encode(image: Image.Image, format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def reference(data: bytes, recipe: Recipe) -> np.ndarray:
+    """What Pillow alone makes of an opaque image, at full scale, for `resize: stretch`."""
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)).convert("RGB"))
+    image = image.convert(recipe.mode)
+    image = image.resize(recipe.size[::-1], FILTERS[recipe.interpolation])
+    return np.asarray(image).reshape(recipe.shape)
+
+
+def assert_close(pixels, expected, mean=0.0, worst=0):
+    """Equal within levels (of 255): `mean` on average, `worst` at 99.9 % of the values."""
+    difference = np.abs(pixels.astype(int) - expected)
+    assert pixels.shape == expected.shape
+    assert pixels.dtype == np.uint8
+    assert difference.mean() <= mean
+    assert np.quantile(difference, 0.999) <= worst
+
+
+# Ordinary JPEGs, through the fast decoder
+
+
+@pytest.mark.parametrize("interpolation", FILTERS)
+@pytest.mark.parametrize("size", [(427, 640), (224, 224), (100, 150), (64, 64), (32, 32)])
+def test_a_photo_decoded_at_reduced_scale_looks_as_at_full_scale(size, interpolation):
+    recipe = Recipe(size, interpolation=interpolation)
+    # Pillow's box takes or leaves whole pixels, so it depends on their grid; the others do not.
+    mean, worst = (3.5, 50) if interpolation == "area" else (0.9, 8)
+    assert_close(decode(PHOTO, recipe), reference(PHOTO, recipe), mean, worst)
+
+
+@pytest.mark.parametrize("size", [(427, 640), (224, 224), (32, 32)])
+def test_grey_of_a_colour_photo_is_its_luma(size):
+    recipe = Recipe(size, "grayscale", interpolation="bilinear")
+    assert_close(decode(PHOTO, recipe), reference(PHOTO, recipe), mean=0.9, worst=8)
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_every_kind_of_jpeg_at_full_scale_is_what_pillow_gives(subsampling, progressive):
+    data = encode(photo(), "JPEG", subsampling=subsampling, progressive=progressive)
+    recipe = Recipe((427, 640))
+    assert_close(decode(data, recipe), reference(data, recipe), mean=0.1, worst=3)
+
+
+def test_crop_takes_the_centre_and_keeps_the_aspect():
+    centre = ImageOps.fit(photo(), (96, 96), Image.Resampling.BILINEAR)
+    recipe = Recipe((96, 96), resize="crop", interpolation="bilinear")
+    assert_close(decode(PHOTO, recipe), np.asarray(centre), mean=0.9, worst=8)
+
+
+def test_pad_keeps_all_of_the_image_and_fills_the_bars():
+    recipe = Recipe((96, 96), "rgb", "pad", "bilinear", background=(255, 0, 9))
+    pixels = decode(PHOTO, recipe)
+    assert (pixels[:16] == (255, 0, 9)).all()
+    assert (pixels[80:] == (255, 0, 9)).all()
+    whole = photo().resize((96, 64), Image.Resampling.BILINEAR)
+    assert_close(pixels[16:80], np.asarray(whole), mean=0.9, worst=8)
+
+
+# Turned photos
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_an_image_is_turned_upright_as_its_exif_says(format, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encode(photo(160, 100), format, exif=exif, **options)
+    for size in ((100, 160), (20, 30)):
+        recipe = Recipe(size, interpolation="bilinear")
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+        upright = upright.resize(size[::-1], Image.Resampling.BILINEAR)
+        assert_close(decode(data, recipe), np.asarray(upright), mean=0.9, worst=8)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0",
+        b"Exif\0\0nonsense that is no TIFF header",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12" * 20,
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0",
+    ],
+    ids=["empty", "text", "endless directory", "orientation 99"],
+)
+def test_a_photo_with_corrupt_exif_is_taken_as_it_lies(exif):
+    data = encode(photo(160, 100), "JPEG", exif=exif)
+    assert exif in data
+    recipe = Recipe((100, 160))
+    assert_close(decode(data, recipe), reference(encode(photo(160, 100), "JPEG"), recipe), 0.1, 3)
+
+
+# Modes and formats
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_lossless_files_of_any_format_and_mode_are_exact(format, mode):
+    if (format, mode) in {("JPEG2000", "1"), ("JPEG2000", "P"), ("PPM", "P")}:
+        pytest.skip("the format has no such mode")
+    image = photo(64, 40).convert(mode)
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encode(image, format, **options)
+    recipe = Recipe((40, 64))
+    assert_close(decode(data, recipe), reference(data, recipe))
+    assert_close(decode(data, Recipe((20, 30))), reference(data, Recipe((20, 30))))
+
+
+@pytest.mark.parametrize("color", ["rgb", "grayscale"])
+def test_transparent_pixels_show_the_background(color):
+    image = photo(64, 40).convert("RGBA")
+    alpha = np.linspace(0, 255, 64).astype(np.uint8)[None].repeat(40, 0)
+    image.putalpha(Image.fromarray(alpha))
+    background = (10, 200, 60)
+    share = alpha[..., None] / 255
+    expected = np.asarray(photo(64, 40)) * share + np.array(background) * (1 - share)
+    if color == "grayscale":
+        expected = (expected @ [0.299, 0.587, 0.114])[..., None]
+    pixels = decode(encode(image, "PNG"), Recipe((40, 64), color, background=background))
+    assert_close(pixels, expected, mean=1, worst=2)
+
+
+@pytest.mark.parametrize("format", ["PNG", "GIF"])
+def test_a_palette_may_have_a_transparent_colour(format):
+    image = Image.new("P", (4, 2))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 0, 1, 1] * 2)
+    pixels = decode(encode(image, format, transparency=1), Recipe((2, 4), background=(1, 2, 3)))
+    assert pixels[0].tolist() == [[255, 0, 0]] * 2 + [[1, 2, 3]] * 2
+
+
+def test_a_palette_may_have_an_alpha_for_every_colour():
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 0, 0, 0, 0, 200])
+    image.putdata([0, 1])
+    data = encode(image, "PNG", transparency=bytes([255, 128]))
+    pixels = decode(data, Recipe((1, 2), background=(0, 100, 0)))
+    assert pixels[0, 0].tolist() == [200, 0, 0]
+    assert_close(pixels[0, 1], np.array([0, 50, 100]), mean=1, worst=1)
+
+
+@pytest.mark.parametrize(("format", "order"), [("PNG", "<u2"), ("TIFF", "<u2"), ("TIFF", ">u2")])
+@pytest.mark.parametrize("color", ["rgb", "grayscale"])
+def test_16_bit_grey_keeps_its_range(format, order, color):
+    values = np.linspace(0, 65535, 64 * 40).reshape(40, 64).astype(order)
+    mode = "I;16B" if order == ">u2" else "I;16"
+    data = encode(Image.frombytes(mode, (64, 40), values.tobytes()), format)
+    recipe = Recipe((40, 64), color)
+    expected = np.round(values / 257)[..., None].repeat(recipe.shape[2], 2)
+    assert_close(decode(data, recipe), expected)
+
+
+def test_cmyk_with_an_adobe_marker_has_the_right_colours():
+    data = encode(photo(64, 40).convert("CMYK"), "JPEG", quality=95)
+    assert b"Adobe" in data
+    pixels = decode(data, Recipe((40, 64)))
+    assert_close(pixels, reference(data, Recipe((40, 64))))
+    assert_close(pixels, np.asarray(photo(64, 40)), mean=4, worst=60)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP"])
+def test_the_first_frame_of_an_animation_is_the_image(format):
+    frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue", "lime")]
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encode(frames[0], format, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 3
+    assert (decode(data, Recipe((6, 8))) == (255, 0, 0)).all()
+
+
+# Extreme sizes
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (30_000, 40)])
+def test_an_image_of_extreme_shape_keeps_its_colour(size, format, resize):
+    data = encode(Image.new("RGB", size, (200, 100, 50)), format)
+    pixels = decode(data, Recipe((32, 48), resize=resize, background=(200, 100, 50)))
+    assert_close(pixels, np.broadcast_to([200, 100, 50], (32, 48, 3)), mean=2, worst=2)
+
+
+def test_a_very_wide_photo_matches_pillow():
+    data = encode(photo(30_000, 60), "JPEG")
+    recipe = Recipe((28, 28), interpolation="bilinear")
+    assert_close(decode(data, recipe), reference(data, recipe), mean=0.9, worst=8)
+
+
+# Files that are no images
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
+
+
+def jpeg_claiming(width: int, height: int) -> bytes:
+    start = PHOTO.index(b"\xff\xc0") + 5
+    return PHOTO[:start] + struct.pack(">HH", height, width) + PHOTO[start + 4 :]
+
+
+PROGRESSIVE = encode(photo(), "JPEG", progressive=True)
+PNG = encode(photo(), "PNG")
+BAD = {
+    "zero bytes": (b"", "empty file"),
+    "text named .jpg": (b"This is not a picture.\n" * 40, "not an image"),
+    "truncated JPEG": (PHOTO[: len(PHOTO) // 2], "truncated"),
+    "JPEG without its last bytes": (PHOTO[:-300], "truncated"),
+    "JPEG cut in its header": (PHOTO[:100], "truncated|corrupt|not an image"),
+    "progressive JPEG cut half way": (PROGRESSIVE[: len(PROGRESSIVE) // 2], "truncated"),
+    "truncated PNG": (PNG[: len(PNG) // 2], "truncated"),
+    "damaged PNG": (PNG[:5000] + bytes(99) + PNG[5099:], "corrupt|truncated"),
+    "damaged JPEG": (PHOTO[:50_000] + bytes(999) + PHOTO[50_999:], "corrupt"),
+    "truncated GIF": (encode(photo(), "GIF")[:9000], "truncated"),
+    "truncated WebP": (encode(photo(), "WEBP")[:9000], "corrupt|truncated|not an image"),
+    "truncated TIFF": (encode(photo(), "TIFF")[:9000], "corrupt|truncated|not an image"),
+    "decompression bomb, PNG": (png_claiming(60_000, 60_000), "decompression bomb: 60000 x"),
+    "decompression bomb, JPEG": (jpeg_claiming(65_000, 65_000), "decompression bomb: 65000 x"),
+    "no pixels": (png_claiming(0, 10), "corrupt|not an image"),
+    "32-bit grey": (
+        encode(Image.fromarray(np.full((4, 4), 70_000, np.int32)), "TIFF"),
+        "unsupported: 32 bits",
+    ),
+    "floating point": (
+        encode(Image.fromarray(np.full((4, 4), 0.5, np.float32)), "TIFF"),
+        "unsupported: floating-point",
+    ),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "not an image"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_refused_with_the_reason(name):
+    data, reason = BAD[name]
+    with pytest.raises(UnreadableImage, match=f"^({reason})"):
+        decode(data, Recipe((64, 64)))
+
+
+def test_junk_after_or_between_the_parts_of_a_jpeg_does_no_harm():
+    recipe = Recipe((64, 64), interpolation="bilinear")
+    expected = decode(PHOTO, recipe)
+    assert_close(decode(PHOTO + b"trailing junk" * 9, recipe), expected)
+    at = PHOTO.index(b"\xff\xdb")
+    assert_close(decode(PHOTO[:at] + b"\0" * 9 + PHOTO[at:], recipe), expected, 0.9, 8)
+
+
+@pytest.mark.parametrize(
+    ("data", "facts"),
+    [
+        (PHOTO, (640, 427, "RGB", "JPEG")),
+        (encode(photo(9, 5).convert("L"), "JPEG"), (9, 5, "L", "JPEG")),
+        (encode(photo(9, 5).convert("CMYK"), "JPEG"), (9, 5, "CMYK", "JPEG")),
+        (encode(photo(9, 5).convert("P"), "PNG"), (9, 5, "P", "PNG")),
+        (encode(photo(9, 5), "WEBP"), (9, 5, "RGB", "WEBP")),
+    ],
+)
+def test_facts_of_the_file_come_along(data, facts):
+    assert decode_with_facts(data, Recipe((4, 4)))[1] == facts
