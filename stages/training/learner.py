@@ -110,7 +110,7 @@ class Learner:
             images, targets = self.augment(images, targets, index, epoch, step, seed)
         images = tf.cast(images, tf.float32)
         if size:
-            images = tf.image.resize(images, (size, size), antialias=True)
+            images = tf.image.resize(images, (size, size), method="area")
         weights = self.model.trainable_variables
         with tf.GradientTape() as tape:
             logits = self.model(images, training=True)

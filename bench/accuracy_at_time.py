@@ -1,0 +1,21 @@
+"""How accurate in the textbook script's training time? Goal: 88.5 % with test-time averaging.
+
+recipes/cifar10.yaml with fewer epochs, so that it ends within the time of the textbook script.
+
+    python -m bench.accuracy_at_time --data cifar10-jpeg.zip      (about 17 minutes on two cores)
+"""
+
+from bench.against_textbook import compare
+
+GOAL = 0.885
+EPOCHS = 6
+
+
+def judge(ours, peer):
+    ratio = round(ours["seconds"] / peer["seconds"], 3)
+    met = ours["accuracy"] >= GOAL and ratio <= 1
+    return {"ratio": ratio, "goal": GOAL, "met": met}
+
+
+if __name__ == "__main__":
+    compare("accuracy_at_time", __doc__, "cifar10", judge, train__epochs=EPOCHS)

@@ -1,0 +1,43 @@
+"""Run the real stages on a recipe in a folder of their own, as `dvc repro` would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("download", "preprocess", "split", "train", "evaluate")
+
+
+def run_recipe(recipe: str, data: Path, folder: Path, **settings) -> dict:
+    """All stages up to `evaluate` on the zip `data`, each its own process.
+
+    Args:
+        recipe: name of a file in recipes/.
+        folder: an empty folder, where the outputs are left.
+        settings: values that differ from the recipe's, as `train.epochs` written train__epochs.
+
+    Returns `metrics` (reports/metrics.json) and `timing` (reports/timing.json).
+    """
+    parameters = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    parameters["download"].update(source="archive", path=str(Path(data).resolve()), url=None)
+    for name, value in settings.items():
+        *sections, key = name.split("__")
+        section = parameters
+        for part in sections:
+            section = section[part]
+        section[key] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for stage in STAGES:
+        print(f"  {stage}", flush=True)
+        subprocess.run(
+            [sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=environment, check=True
+        )
+    reports = folder / "reports"
+    return {
+        name: json.loads((reports / f"{name}.json").read_text()) for name in ("metrics", "timing")
+    }

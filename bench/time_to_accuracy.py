@@ -1,0 +1,22 @@
+"""How long until the textbook script's final accuracy is reached? Goal: a tenth of its time.
+
+Test accuracy without test-time averaging, seconds of training with all it takes (tracing,
+statistics for the first layer), of one short run of recipes/cifar10-fast.yaml that has to end at
+least as accurate.
+
+    python -m bench.time_to_accuracy --data cifar10-jpeg.zip      (about 10 minutes on two cores)
+"""
+
+from bench.against_textbook import compare
+
+GOAL = 0.1
+
+
+def judge(ours, peer):
+    ratio = round(ours["seconds"] / peer["seconds"], 3)
+    met = ours["accuracy"] >= peer["accuracy"] and ratio <= GOAL
+    return {"ratio": ratio, "goal": GOAL, "met": met}
+
+
+if __name__ == "__main__":
+    compare("time_to_accuracy", __doc__, "cifar10-fast", judge, evaluate__tta="none")
