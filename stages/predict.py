@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from stages.errors import UserError, run
 from stages.images import Recipe
-from stages.inference.inputs import Input, find_inputs
-from stages.inference.loading import Batch, load
+from stages.inputs.find import Input, find_inputs
+from stages.inputs.load import Batch, load
 from stages.progress import progress
 from stages.store.atomic import replace_file
 from stages.store.model import load_model, read_info

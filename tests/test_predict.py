@@ -18,8 +18,8 @@ from PIL import Image
 from stages import download, predict, preprocess
 from stages.errors import UserError
 from stages.images import Recipe
-from stages.inference.inputs import Input, find_inputs
-from stages.inference.loading import load
+from stages.inputs.find import Input, find_inputs
+from stages.inputs.load import load
 from stages.store.model import save_model
 from stages.store.processed import Pixels
 from stages.store.tables import read_table

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stages.images.decode import Recipe, UnreadableImage, decode
-from stages.inference.inputs import Input, read_input
+from stages.inputs.find import Input, read_input
 
 # Files a task: enough to hide what a task costs, few enough to spread over the cores.
 TASK = 8

@@ -1,0 +1,1 @@
+"""New images, found wherever they are and decoded as in training."""
