@@ -106,16 +106,16 @@ def test_full_confidence_falls_into_the_last_bin():
     assert (bins["high"].tolist(), bins["count"].tolist()) == ([1.0], [1])
 
 
-def test_confusion_table_lists_what_occurs_and_the_diagonal():
+def test_confusion_table_lists_the_diagonal_and_then_the_confusions():
     columns, rows = curves.confusion_table(
         np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), ["cat", "dog", "eel"]
     )
-    assert columns == ["actual", "predicted", "count", "share_of_actual", "share_of_predicted"]
+    assert columns == ["actual", "predicted", "count", "percent_of_actual", "percent_of_predicted"]
     assert rows == [
-        ("cat", "cat", 2, 0.666667, 1.0),
-        ("cat", "dog", 1, 0.333333, 0.5),
-        ("dog", "dog", 1, 1.0, 0.5),
-        ("eel", "eel", 0, 0.0, 0.0),
+        ("cat", "cat", 2, 66.67, 100),
+        ("dog", "dog", 1, 100, 50),
+        ("eel", "eel", 0, 0, 0),
+        ("cat", "dog", 1, 33.33, 50),
     ]
 
 

@@ -16,23 +16,29 @@ Table = tuple[list[str], list[tuple]]
 
 
 def confusion_table(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> Table:
-    """Pairs of actual and predicted class that occur, and the diagonal, with their counts.
+    """The diagonal, then the pairs of actual and predicted class that occur, with counts.
 
-    `share_of_actual` is the count over all images of the actual class, `share_of_predicted`
-    over all images predicted as that class (0 where there is none).
+    The percentages are of all images of the actual class, and of all predicted as the
+    predicted class. The diagonal comes first so that plots list the classes in their order.
     """
     from sklearn.metrics import confusion_matrix
 
     counts = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
-    actual = np.maximum(counts.sum(axis=1), 1)
-    guessed = np.maximum(counts.sum(axis=0), 1)
+    of_actual = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    of_predicted = 100 * counts / np.maximum(counts.sum(axis=0, keepdims=True), 1)
+    wrong = counts - np.diag(np.diag(counts))
+    pairs = [(k, k) for k in range(len(classes))] + np.argwhere(wrong).tolist()
     rows = [
-        (classes[i], classes[j], int(n), _number(n / actual[i]), _number(n / guessed[j]))
-        for i, row in enumerate(counts)
-        for j, n in enumerate(row)
-        if n or i == j
+        (
+            classes[i],
+            classes[j],
+            int(counts[i, j]),
+            round(of_actual[i, j], 2),
+            round(of_predicted[i, j], 2),
+        )
+        for i, j in pairs
     ]
-    return ["actual", "predicted", "count", "share_of_actual", "share_of_predicted"], rows
+    return ["actual", "predicted", "count", "percent_of_actual", "percent_of_predicted"], rows
 
 
 def per_class_table(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> Table:
