@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+import stages.quiet  # noqa: F401
 from stages.card.model_card import model_card
 from stages.errors import UserError, run
 from stages.inference.grad_cam import grad_cam, last_convolution

@@ -118,8 +118,9 @@ def _arguments(paths: list[str]) -> Iterator[str]:
 
 def _classify(path: Path, batches: Iterator[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
     """Yield each batch with the probabilities float32 (n, classes) of its images."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    model, _ = load_model(path)  # imports TensorFlow, hence not before all else is checked
+    import stages.quiet  # noqa: F401  TensorFlow takes seconds, hence after all else is checked
+
+    model, _ = load_model(path)
     from stages.inference.probabilities import probabilities
 
     waiting: list[Batch] = []

@@ -22,7 +22,8 @@ def main() -> None:
     parameters = read_parameters()
     train_set, validation = read_sets(parameters.train)
 
-    from stages.training.job import Job  # imports TensorFlow, so after the quick checks
+    import stages.quiet  # noqa: F401  TensorFlow takes seconds, so after the quick checks
+    from stages.training.job import Job
 
     tables = [PROCESSED / "dataset.json", PROCESSED / "index.csv", *sorted(SPLITS.glob("*.csv"))]
     job = Job(parameters, train_set, validation, MODELS / "checkpoints", [__file__, *tables])

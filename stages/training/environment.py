@@ -1,12 +1,8 @@
 """TensorFlow set up for a run: devices, determinism, seeds, number formats."""
 
 import contextlib
-import os
 
 from stages.errors import UserError
-
-# Set before TensorFlow is imported anywhere: its start-up notices help nobody.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 

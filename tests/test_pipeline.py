@@ -1,0 +1,193 @@
+"""The whole pipeline under real DVC, in a temporary git repository, the way people work."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+COPIED = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "stages", ".dvc/config")
+SMALL = {
+    "download": {"source": "folder"},
+    "preprocess": {"size": [16, 16], "color": "rgb", "max_rejects": 0.2},
+    "split": {"val": 0.2, "test": 0.2},
+    "model": {"name": "gap"},
+    "train": {"epochs": 2, "batch_size": 16},
+}
+
+
+def call(folder: Path, *command: str, code: int = 0) -> str:
+    """Run `command` in `folder`; its output, standard error included."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "GIT_AUTHOR_NAME": "t",
+        "GIT_AUTHOR_EMAIL": "t@example.org",
+        "GIT_COMMITTER_NAME": "t",
+        "GIT_COMMITTER_EMAIL": "t@example.org",
+    }
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def set_parameters(folder: Path, **sections: dict) -> None:
+    path = folder / "params.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for section, settings in sections.items():
+        values[section].update(settings)
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+
+
+def commit(folder: Path, message: str) -> None:
+    call(folder, "git", "add", "--all")
+    call(folder, "git", "commit", "--quiet", "--message", message)
+
+
+def make_photos(inbox: Path) -> None:
+    """Two classes that differ in colour, awkward file names, and two files that are no images."""
+    random = np.random.default_rng(0)
+    for name, color in (("red 'quoted'", (200, 40, 40)), ("grün & blau", (40, 80, 200))):
+        (inbox / name).mkdir(parents=True)
+        for number in range(20):
+            size = random.integers(12, 40, 2)
+            pixels = np.clip(random.normal(color, 40, (*size, 3)), 0, 255).astype(np.uint8)
+            kind = ("jpg", "png", "bmp", "webp")[number % 4]
+            Image.fromarray(pixels).save(inbox / name / f"a photo, no. {number}.{kind}")
+    (inbox / "red 'quoted'" / "broken.jpg").write_bytes(b"not an image")
+    (inbox / "grün & blau" / "empty.png").write_bytes(b"")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A repository in which `dvc repro` has run on a small folder of photos, committed."""
+    folder = tmp_path_factory.mktemp("project") / "project"
+    for name in COPIED:
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    set_parameters(folder, **SMALL)
+    call(folder, "git", "init", "--quiet", "--initial-branch=main")
+    make_photos(folder / "data" / "inbox")
+    (folder / "data" / "inbox" / ".gitignore").write_text("*\n!.gitignore\n", encoding="utf-8")
+    commit(folder, "The pipeline")
+    assert "open reports/report.html" in call(folder, "dvc", "repro")
+    commit(folder, "First model")
+    return folder
+
+
+def test_every_promised_output_exists_and_broken_files_are_listed(project):
+    for name in (
+        "data/raw/manifest.csv",
+        "data/processed/index.csv",
+        "data/splits/train.csv",
+        "models/model.keras",
+        "reports/metrics.json",
+        "reports/predictions.csv",
+        "reports/report.html",
+    ):
+        assert (project / name).stat().st_size > 0, name
+    rejects = (project / "data/processed/rejects.csv").read_text(encoding="utf-8")
+    assert "broken.jpg" in rejects
+    assert "empty.png" in rejects
+    assert list((project / "reports/plots").glob("*.png"))
+
+
+def test_a_second_repro_has_nothing_to_do(project):
+    assert "up to date" in call(project, "dvc", "repro")
+    assert "up to date" in call(project, "dvc", "status")
+    assert call(project, "git", "status", "--porcelain") == ""
+
+
+def test_metrics_and_plots_are_known_to_dvc(project):
+    shown = json.loads(call(project, "dvc", "metrics", "show", "--json"))
+    metrics = shown[""]["data"]["reports/metrics.json"]["data"]
+    assert 0 <= metrics["test"]["accuracy"] <= 1
+    call(project, "dvc", "plots", "show", "--out", "plots-page")
+    assert "<html" in (project / "plots-page/index.html").read_text(encoding="utf-8").lower()
+    shutil.rmtree(project / "plots-page")
+
+
+def test_forced_again_every_output_has_the_same_bytes(project):
+    before = (project / "dvc.lock").read_bytes()
+    call(project, "dvc", "repro", "--force")
+    assert (project / "dvc.lock").read_bytes() == before
+    assert call(project, "git", "status", "--porcelain") == ""
+
+
+def test_training_settings_do_not_rerun_preprocessing(project):
+    set_parameters(project, train={"epochs": 3})
+    plan = call(project, "dvc", "repro", "--dry")
+    call(project, "git", "checkout", "--quiet", "params.yaml")
+    assert "Running stage 'train'" in plan
+    assert "Running stage 'preprocess'" not in plan
+    assert "Running stage 'split'" not in plan
+
+
+def test_an_experiment_shows_its_change_in_metrics_and_params(project):
+    call(project, "dvc", "exp", "run", "--set-param", "train.epochs=1", "--name", "short")
+    assert "train.epochs" in call(project, "dvc", "params", "diff")
+    changes = json.loads(call(project, "dvc", "metrics", "diff", "--json"))
+    assert "reports/train/metrics.json" in changes
+    assert "short" in call(project, "dvc", "exp", "show", "--csv")
+    call(project, "git", "checkout", "--quiet", ".")
+    call(project, "dvc", "checkout")
+
+
+def test_a_wrong_setting_is_one_line_and_keeps_earlier_results(project):
+    set_parameters(project, train={"epochs": 0})
+    output = call(project, "dvc", "repro", code=255)
+    call(project, "git", "checkout", "--quiet", "params.yaml")
+    assert "error: params.yaml: train.epochs = 0" in output
+    assert "Traceback" not in output
+    assert (project / "models/model.keras").exists()
+    assert "up to date" in call(project, "dvc", "status")
+
+
+def test_a_colleague_pulls_model_and_data_from_the_remote(project, tmp_path):
+    call(
+        project, "dvc", "remote", "add", "--local", "--default", "shared", str(tmp_path / "remote")
+    )
+    call(project, "dvc", "push")
+    clone = tmp_path / "clone"
+    call(tmp_path, "git", "clone", "--quiet", str(project), str(clone))
+    call(clone, *add_remote)
+    call(clone, "dvc", "pull")
+    for name in ("models/model.keras", "data/raw/manifest.csv", "reports/report.html"):
+        assert (clone / name).read_bytes() == (project / name).read_bytes()
+
+
+def test_a_photo_moved_to_another_class_is_noticed_and_reruns_what_is_needed(project):
+    inbox = project / "data" / "inbox"
+    old = inbox / "grün & blau" / "a photo, no. 3.webp"
+    new = inbox / "red 'quoted'" / "moved.webp"
+    old.rename(new)
+    assert "data/inbox" in call(project, "dvc", "status")
+    call(project, "dvc", "repro", "split")
+    manifest = (project / "data/raw/manifest.csv").read_text(encoding="utf-8")
+    assert "moved.webp" in manifest
+    assert "no. 3.webp,grün" not in manifest
+    new.rename(old)
+    call(project, "dvc", "checkout")
+    call(project, "git", "checkout", "--quiet", ".")
