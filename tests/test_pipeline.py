@@ -166,9 +166,9 @@ def test_a_wrong_setting_is_one_line_and_keeps_earlier_results(project):
 
 
 def test_a_colleague_pulls_model_and_data_from_the_remote(project, tmp_path):
-    call(
-        project, "dvc", "remote", "add", "--local", "--default", "shared", str(tmp_path / "remote")
-    )
+    storage = str(tmp_path / "storage")
+    add_remote = ("dvc", "remote", "add", "--local", "--default", "storage", storage)
+    call(project, *add_remote)
     call(project, "dvc", "push")
     clone = tmp_path / "clone"
     call(tmp_path, "git", "clone", "--quiet", str(project), str(clone))

@@ -9,6 +9,7 @@ import numpy as np
 from stages.errors import UserError
 from stages.store.atomic import replace_directory, replace_file
 from stages.store.model import save_model
+from stages.store.tables import write_table
 from stages.training import environment
 from stages.training.batches import TrainingImages, epoch_order
 from stages.training.checkpoint import Checkpoint, fingerprint
@@ -68,7 +69,11 @@ class Job:
         return result
 
     def save(self, result: Result, folder: Path) -> None:
-        """Write model.keras, epochs/ and augmented.npy to `folder`."""
+        """Write model.keras, epochs/ and augmented.npy to `folder`.
+
+        epochs/ holds the weights of every epoch if train.save_epochs, and a list of them: DVC
+        warns of a folder that is empty.
+        """
         settings, dataset = self.parameters.train, self.train_set.dataset
         self.deployable.set_weights(result.weights)
         info = {
@@ -87,8 +92,10 @@ class Job:
         }
         save_model(self.deployable.model, folder / "model.keras", info)
         with replace_directory(folder / "epochs") as temporary:
-            for path in sorted(self.checkpoint.folder.glob("epoch-*.weights.h5")):
+            saved = sorted(self.checkpoint.folder.glob("epoch-*.weights.h5"))
+            for path in saved:
                 shutil.copyfile(path, temporary / path.name)
+            write_table(temporary / "saved.csv", ["file"], [[path.name] for path in saved])
         with replace_file(folder / "augmented.npy") as temporary, open(temporary, "wb") as file:
             np.save(file, self._variants())
 
