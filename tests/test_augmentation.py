@@ -70,6 +70,25 @@ def test_inside_a_compiled_function_comes_the_same_batch():
     assert images.shape == IMAGES.shape
 
 
+def test_one_compiled_function_takes_batches_of_every_size():
+    augmentation = Augmentation(Augment(**EVERYTHING), (16, 16, 3))
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((None, 16, 16, 3), tf.uint8),
+            tf.TensorSpec((None, 4), tf.float32),
+            tf.TensorSpec((None,), tf.int64),
+        ]
+    )
+    def compiled(images, labels, index):
+        return augmentation(images, labels, index, 2, 3, 1)
+
+    for count in (5, 3):
+        images, labels = compiled(IMAGES[:count], LABELS[:count], np.arange(count))
+        assert images.shape == (count, 16, 16, 3)
+        assert labels.shape == (count, 4)
+
+
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_each_setting_changes_images_and_keeps_them_between_0_and_255(name):
     if name == "fill":

@@ -54,7 +54,7 @@ def affine(turn, slant, zoom_x, zoom_y) -> tf.Tensor:
 def resample(images, linear, shift, mode, value):
     """Output pixel p takes the input at `linear` (n, 2, 2) times p plus `shift` (n, 2), pixels
     as (x, y) from the centre of the image; bilinear, outside filled by `mode` with `value`."""
-    size = tf.shape(images)[1:3]
+    size, shape = tf.shape(images)[1:3], images.shape
     centre = tf.cast(tf.stack([size[1], size[0]]) - 1, tf.float32) / 2
     offset = centre + shift - tf.linalg.matvec(linear, centre)
     if mode == "wrap":  # TensorFlow's own wrapping is wrong next to the edges
@@ -71,6 +71,7 @@ def resample(images, linear, shift, mode, value):
         interpolation="BILINEAR",
         fill_mode=mode.upper(),
     )
+    result = tf.ensure_shape(result, shape)  # in a graph the operation forgets it
     return result if images.dtype == tf.float32 else tf.cast(tf.round(result), images.dtype)
 
 
