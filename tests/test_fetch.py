@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -171,6 +172,13 @@ def test_mirrors_are_tried_in_turn(server, tmp_path):
     path = get(server, tmp_path, mirrors=[other.url])
     assert path.read_bytes() == CONTENT
     other.close()
+
+
+def test_two_runs_at_once_fetch_a_file_once(server, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: get(server, tmp_path), range(4)))
+    assert {path.read_bytes() for path in paths} == {CONTENT}
+    assert len(server.requests) == 1
 
 
 def test_a_server_that_cannot_be_reached_is_one_clear_line(server, tmp_path):

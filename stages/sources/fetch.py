@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from filelock import FileLock
+
 from stages.errors import UserError
 from stages.progress import progress
 from stages.store.atomic import replace_file
@@ -36,6 +38,13 @@ def fetch(
     name = unquote(Path(urlsplit(mirrors[0]).path).name) or "download"
     key = sha256 or hashlib.sha256(mirrors[0].encode()).hexdigest()
     path = Path(cache) / key[:16] / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{name}.lock")):  # another run may be fetching it now
+        return _fetch(mirrors, path, sha256, pause)
+
+
+def _fetch(mirrors: Sequence[str], path: Path, sha256: str | None, pause: float) -> Path:
+    name = path.name
     record = path.with_name(f"{name}.sha256")
     if path.exists() and record.exists():
         expected = sha256 or record.read_text().strip()
@@ -82,7 +91,6 @@ class _Opened(NamedTuple):
 
 def _transfer(url: str, part: Path, sha256: str | None, pause: float) -> str:
     """Fetch `url` into the file `part`; return its SHA-256. Raises `_Failed`."""
-    part.parent.mkdir(parents=True, exist_ok=True)
     furthest, tries = part.stat().st_size if part.exists() else 0, 0
     while True:
         resumed = part.exists() and part.stat().st_size > 0
@@ -125,7 +133,7 @@ def _continue(url: str, part: Path, pinned: bool) -> None:
         new.write_text(json.dumps({"url": url, "version": opened.version}))
     with (
         open(part, "r+b" if opened.start else "wb") as file,
-        progress(opened.size, "B", f"fetching {url}", opened.start) as bar,
+        progress(opened.size, "B", f"fetching {part.stem}", opened.start) as bar,
     ):
         file.truncate(opened.start)
         file.seek(opened.start)

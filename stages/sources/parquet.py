@@ -14,6 +14,7 @@ from stages.sources.table import check_side
 from stages.store.raw import RawImage
 
 ROWS_AT_ONCE = 64
+BUFFER = 2**20  # bytes; without one, whole row groups come into memory
 
 SUFFIXES = (
     (b"\xff\xd8", ".jpg"),
@@ -53,7 +54,7 @@ def parquet_images(files: dict[str, Path], columns: Columns) -> Iterator[RawImag
     labels: set[str] = set()
     for stem in sorted(stems, key=lambda stem: stem + "/"):
         try:
-            with pq.ParquetFile(stems[stem]) as table:
+            with pq.ParquetFile(stems[stem], buffer_size=BUFFER) as table:
                 for image in _file_images(table, stems[stem], stem, columns):
                     labels.add(image.label)
                     yield image

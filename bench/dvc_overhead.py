@@ -1,0 +1,158 @@
+"""What DVC costs for 60,000 small images: this pipeline's archives beside a plain folder.
+
+Times of DVC's everyday commands on the pipeline's raw data and on the same images tracked with
+`dvc add` as one file each, interleaved; and of a `dvc repro` with nothing to do, beside that of
+the digits job. Goals: push 20 times as fast, `dvc repro` at most 1.3 times the digits job's.
+
+    python -m bench.dvc_overhead [--data ZIP]      (about 8 minutes on two cores)
+"""
+
+import argparse
+import io
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).parent.parent
+IMAGES = 60_000
+ROUNDS = 3
+PUSH_GOAL = 20
+NOOP_GOAL = 1.3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="zip of class folders; else noise is made")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        data = arguments.data or make_images(folder / "noise.zip")
+        digits = make_project(folder / "digits", source="digits")
+        ours = make_project(folder / "ours", source="archive", path=str(data.resolve()))
+        plain = make_plain(folder / "plain", data)
+        times = measure(digits, ours, plain)
+    median = {
+        side: {name: round(statistics.median(values), 2) for name, values in commands.items()}
+        for side, commands in times.items()
+    }
+    push = median["plain"]["push"] / median["ours"]["push"]
+    noop = median["ours"]["repro"] / median["digits"]["repro"]
+    print(
+        json.dumps(
+            {
+                "name": "dvc_overhead",
+                **median,
+                "ratio": {"push": round(push, 1), "repro": round(noop, 2)},
+                "goal": {"push": PUSH_GOAL, "repro": NOOP_GOAL},
+                "met": push >= PUSH_GOAL and noop <= NOOP_GOAL,
+            }
+        )
+    )
+
+
+def measure(digits: Path, ours: Path, plain: Path) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each command, `ROUNDS` times each, the sides taking turns."""
+    times: dict = {"digits": {}, "ours": {}, "plain": {}}
+
+    def clock(side: Path, name: str, *command: str) -> None:
+        start = time.perf_counter()
+        dvc(side, *command)
+        seconds = time.perf_counter() - start
+        times[side.name].setdefault(name, []).append(seconds)
+        print(f"  {side.name}: dvc {' '.join(command)}: {seconds:.1f} s", flush=True)
+
+    for side in (digits, ours):
+        dvc(side, "repro", "--quiet")  # build the indexes of the first run after a change
+    for number in range(ROUNDS):
+        print(f"round {number + 1} of {ROUNDS}", flush=True)
+        clock(digits, "repro", "repro")
+        clock(ours, "repro", "repro")
+        for side, target in ((ours, "data/raw"), (plain, "images")):
+            clock(side, "status", "status")
+            remote = side.parent / f"remote-{side.name}-{number}"
+            dvc(side, "remote", "add", "--force", "--default", "local", str(remote))
+            clock(side, "push", "push", target)
+            shutil.rmtree(remote)
+            shutil.rmtree(side / target)
+            clock(side, "checkout", "checkout", target)
+    return times
+
+
+def make_project(folder: Path, **download: str) -> Path:
+    """A copy of this project in `folder`, built once with the given download settings."""
+    print(f"{folder.name}: dvc repro", flush=True)
+    files = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split("\0")
+    for name in filter(None, files):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    parameters = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    parameters["download"] |= download
+    parameters["train"]["epochs"] = 1
+    (folder / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message=start")
+    dvc(folder, "repro")
+    return folder
+
+
+def make_plain(folder: Path, data: Path) -> Path:
+    """The images of the zip `data` in `folder`, tracked as a directory of files."""
+    print(f"{folder.name}: dvc add", flush=True)
+    folder.mkdir()
+    git(folder, "init", "--quiet")
+    dvc(folder, "init")
+    with zipfile.ZipFile(data) as archive:
+        archive.extractall(folder / "images")
+    dvc(folder, "add", "images")
+    return folder
+
+
+def make_images(path: Path) -> Path:
+    """A zip of `IMAGES` 32x32 JPEGs of smooth noise in ten classes, about 900 bytes each."""
+    from PIL import Image
+
+    print(f"making {IMAGES:,} images", flush=True)
+    random = np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(IMAGES):
+            rough = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8))
+            file = io.BytesIO()
+            rough.resize((32, 32), Image.Resampling.BICUBIC).save(file, "jpeg", quality=85)
+            archive.writestr(f"class {number % 10}/{number:05}.jpg", file.getvalue())
+    return path
+
+
+def git(folder: Path, *command: str) -> None:
+    identity = ["-c", "user.name=bench", "-c", "user.email=bench@localhost"]
+    subprocess.run(["git", *identity, *command], cwd=folder, check=True)
+
+
+def dvc(folder: Path, *command: str) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *command],
+        cwd=folder,
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit(f"dvc {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+
+if __name__ == "__main__":
+    main()
