@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from stages.errors import run
+from stages.errors import UserError, run
 from stages.parameters import read_parameters
 from stages.sources import gather
 from stages.store.atomic import replace_directory
@@ -18,9 +18,22 @@ SEEN = Path("data/.seen")
 
 def main() -> None:
     settings = read_parameters().download
-    with replace_directory(RAW) as raw:
-        entries = gather(settings, raw, RAW, DOWNLOADS, SEEN)
-        count = write_manifest(raw, entries)
+    try:
+        with replace_directory(RAW) as raw:
+            entries = gather(settings, raw, RAW, DOWNLOADS, SEEN)
+            count = write_manifest(raw, entries)
+    except UserError as error:
+        # dvc exp run --queue and --temp work in a copy of what git and DVC track, no more.
+        if (
+            ".dvc" in Path.cwd().parts
+            and settings.url is None
+            and not Path(settings.path).is_absolute()
+        ):
+            raise UserError(
+                f"{error} (this experiment runs in a copy of the repository without your "
+                "untracked files: give download.path as an absolute path)"
+            ) from None
+        raise
     print(f"{count:,} images from {settings.source}")
 
 

@@ -360,7 +360,16 @@ def test_parquet_files_are_fetched(download, web):
     assert raw.labels["train/0000/00000001.png"] == "dog"
 
 
-# The disk
+# The stage
+
+
+def test_an_experiment_in_a_copy_says_why_it_does_not_find_the_images(tmp_path, monkeypatch):
+    copy = tmp_path / ".dvc/tmp/exps/standalone/tmp1"
+    (copy / "data/inbox").mkdir(parents=True)
+    (copy / "params.yaml").write_text("download: {source: folder}")
+    monkeypatch.chdir(copy)
+    with pytest.raises(UserError, match=r"data/inbox holds no images.*give .* an absolute path"):
+        stages.download.main()
 
 
 def test_a_full_disk_is_one_clear_line_and_keeps_what_was_there(tmp_path, monkeypatch, capsys):
