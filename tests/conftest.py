@@ -1,5 +1,45 @@
 """What tests share."""
 
 import os
+import shutil
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def finished_job(tmp_path_factory):
+    """A folder in which evaluate and plot have run on a small job with an extra set."""
+    from factory import write_colour_job
+
+    from stages import evaluate, plot
+
+    folder = tmp_path_factory.mktemp("job")
+    write_colour_job(folder, extra=30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        evaluate.main()
+        plot.main()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium. Where there is none the test is skipped, except under CI=true."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        missing = "Chromium and chromedriver are not installed; try: apt install chromium-driver"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    quiet = ["quic", "gpu", "background-networking", "component-update", "sync", "extensions"]
+    for argument in ("headless", "no-sandbox", "no-first-run", *(f"disable-{q}" for q in quiet)):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=driver)
+    with webdriver.Chrome(options=options, service=service) as chrome:
+        yield chrome

@@ -50,8 +50,6 @@ STYLE = {
     "svg.hashsalt": "figures",
 }
 matplotlib.rcParams.update(STYLE)
-# A name in a script that DejaVu Sans lacks shows as boxes; the page shows it right.
-warnings.filterwarnings("ignore", message="Glyph .* missing from font")
 
 
 def figure(width: float, height: float) -> Figure:
@@ -61,15 +59,23 @@ def figure(width: float, height: float) -> Figure:
 
 def save_png(drawn: Figure, path: Path) -> None:
     """Write without the metadata (version of matplotlib) that would change the bytes."""
-    drawn.savefig(path, format="png", metadata={"Software": None})
+    _save(drawn, path, "png", metadata={"Software": None})
+
+
+def _save(drawn: Figure, file, kind: str, **options) -> None:
+    with warnings.catch_warnings():
+        # A name in a script that DejaVu Sans lacks shows as boxes; the page shows it right.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        drawn.savefig(file, format=kind, **options)
 
 
 def to_svg(drawn: Figure) -> str:
     """An `<svg>` element to put into a page; takes the page's text colour."""
     file = io.StringIO()
-    drawn.savefig(
+    _save(
+        drawn,
         file,
-        format="svg",
+        "svg",
         transparent=True,
         metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
     )

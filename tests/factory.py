@@ -1,0 +1,111 @@
+"""Makes what tests work on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from stages.store.processed import INDEX, Dataset
+from stages.store.tables import write_table
+
+ROOT = Path(__file__).parent.parent
+PREPROCESS = {"size": [16, 16], "color": "rgb"}
+# Label k has its k-th channel brightest. The names are what HTML, Markdown, JSON, CSV and
+# file names make trouble with.
+COLOUR_CLASSES = ['<b>red</b> & "co" | it\'s', "green, </script> dark", "blåu $x$ *猫*"]
+
+
+def colour_images(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """uint8 (n, 16, 16, 3): channel `labels[i]` tends to be the brightest, so some mislead."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(60, 160, (len(labels), 16, 16, 3))
+    images[np.arange(len(labels)), :, :, labels] += 20
+    images += rng.integers(-30, 31, (len(labels), 1, 1, 3))
+    return images.clip(0, 255).astype(np.uint8)
+
+
+def colour_model():
+    """A model that tells which channel is brightest, with a convolution in a nested model."""
+    import keras
+
+    same = keras.layers.Conv2D(3, 3, padding="same", name="same")
+    features = keras.Sequential([keras.Input((16, 16, 3)), same], name="features")
+    kernel = np.zeros((3, 3, 3, 3))
+    kernel[1, 1] = np.eye(3)
+    same.set_weights([kernel, np.zeros(3)])
+    head = keras.layers.Dense(3, activation="softmax", name="head")
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3), dtype="uint8"),
+            keras.layers.Rescaling(1 / 15),
+            features,
+            keras.layers.GlobalAveragePooling2D(),
+            head,
+        ]
+    )
+    head.set_weights([np.eye(3), np.zeros(3)])
+    return model
+
+
+def write_colour_job(
+    folder: Path, test: int = 90, val: int = 30, extra: int = 0, classes: list[str] | None = None
+) -> None:
+    """Everything that evaluate reads, as the stages before it write it, in `folder`."""
+    from stages.store.model import save_model
+
+    classes = classes or COLOUR_CLASSES
+    processed, splits = folder / "data/processed", folder / "data/splits"
+    processed.mkdir(parents=True)
+    splits.mkdir(parents=True)
+    Dataset(classes, (16, 16, 3), PREPROCESS).save(processed)
+    index, counts = [], {}
+    for number, (side, count) in enumerate(
+        {"train": 30, "val": val, "test": test, "extra": extra}.items()
+    ):
+        labels = np.arange(count) % 3
+        shard = f"images-{number:05d}.npy"
+        np.save(processed / shard, colour_images(labels, seed=number))
+        ids = [f"{number:02x}{row:014x}" for row in range(count)]
+        for row, (id, label) in enumerate(zip(ids, labels, strict=True)):
+            name = classes[label]
+            path = f"{name.replace('/', '_')}/{side} {row}.jpg"
+            fixed = {"id": id, "path": path, "label": name, "shard": shard, "row": row}
+            index.append([fixed.get(column, "") for column in INDEX])
+        write_table(
+            splits / f"{side}.csv",
+            ["id", "label"],
+            [(id, classes[label]) for id, label in zip(ids, labels, strict=True)],
+        )
+        counts[side] = count
+    write_table(processed / "index.csv", INDEX, index)
+    write_table(
+        processed / "rejects.csv",
+        ["file", "reason", "sha256"],
+        [("<i>broken</i>.jpg", "truncated", "0" * 64)],
+    )
+    history = folder / "reports/train/plots/metrics"
+    for side, shift in (("train", 0.0), ("val", 0.1)):
+        (history / side).mkdir(parents=True)
+        for what, values in (("loss", (1.0, 0.5, 0.4)), ("accuracy", (0.5, 0.7, 0.8))):
+            rows = [f"{epoch}\t{value + shift}" for epoch, value in enumerate(values, 1)]
+            (history / side / f"{what}.tsv").write_text("\n".join([f"step\t{what}", *rows, ""]))
+    (folder / "reports/train/metrics.json").write_text('{"best_epoch": 2}')
+    (folder / "reports/data.json").write_text(json.dumps({"images": counts}))
+    (folder / "models/epochs").mkdir(parents=True)
+    model = colour_model()
+    if extra:
+        for epoch, factor in ((1, -1.0), (2, 1.0)):
+            head = model.get_layer("head")
+            head.set_weights([factor * np.eye(3), np.zeros(3)])
+            model.save_weights(folder / f"models/epochs/epoch-{epoch:03d}.weights.h5")
+    info = {
+        "classes": classes,
+        "shape": [16, 16, 3],
+        "preprocess": PREPROCESS,
+        "parameters": model.count_params(),
+        "model": {"name": "colour"},
+        "train": {"best_epoch": 2},
+    }
+    save_model(model, folder / "models/model.keras", info)
+    np.save(folder / "models/augmented.npy", colour_images(np.zeros(20, int)))
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"))

@@ -1,0 +1,218 @@
+"""The evaluate stage: the trained model on images it never saw."""
+
+import csv
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+from factory import COLOUR_CLASSES, colour_images, colour_model, write_colour_job
+
+from stages import evaluate
+from stages.card.model_card import escape_markdown
+from stages.errors import UserError
+from stages.inference.grad_cam import grad_cam, last_convolution
+from stages.inference.layers import layer_table
+from stages.inference.probabilities import probabilities
+
+
+def read_rows(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def digest(folder):
+    """sha256 of every file below `folder` that a run has to reproduce."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "timing.json"
+    }
+
+
+def test_every_test_image_has_its_prediction(finished_job):
+    rows = read_rows(finished_job / "reports/predictions.csv")
+    metrics = json.loads((finished_job / "reports/metrics.json").read_text(encoding="utf-8"))
+    assert list(rows[0]) == ["id", "actual", "predicted", "confidence", "path"]
+    assert len(rows) == metrics["test"]["count"] == 90
+    right = sum(row["actual"] == row["predicted"] for row in rows)
+    assert metrics["test"]["accuracy"] == pytest.approx(right / 90, abs=1e-6)
+    assert 0.5 < right / 90 < 1  # the job is made to have both
+
+
+def test_predictions_are_those_of_the_model(finished_job):
+    images = colour_images(np.arange(90) % 3, seed=2)  # the test images
+    brightest = images.mean(axis=(1, 2)).argmax(axis=1)
+    rows = read_rows(finished_job / "reports/predictions.csv")
+    assert [row["predicted"] for row in rows] == [COLOUR_CLASSES[k] for k in brightest]
+
+
+def test_metrics_cover_test_validation_extra_and_model(finished_job):
+    metrics = json.loads((finished_job / "reports/metrics.json").read_text(encoding="utf-8"))
+    assert list(metrics) == ["test", "val", "extra", "model"]
+    assert set(metrics["test"]["per_class"]) == set(COLOUR_CLASSES)
+    assert metrics["model"]["parameters"] == colour_model().count_params()
+    low, accuracy, high = (metrics["test"][f"accuracy{end}"] for end in ("_low", "", "_high"))
+    assert low < accuracy < high
+
+
+def test_the_extra_set_is_scored_after_each_saved_epoch(finished_job):
+    first, second = read_rows(finished_job / "reports/curves/extra.csv")
+    metrics = json.loads((finished_job / "reports/metrics.json").read_text(encoding="utf-8"))
+    assert (first["epoch"], second["epoch"]) == ("1", "2")
+    assert float(first["accuracy"]) < 1 / 3 < float(second["accuracy"])  # epoch 1 says the darkest
+    assert float(second["accuracy"]) == metrics["extra"]["accuracy"]
+
+
+def test_times_stay_out_of_the_results(finished_job):
+    times = json.loads((finished_job / "reports/timing.json").read_text())["evaluate"]
+    assert set(times) == {"seconds", "images_per_second", "milliseconds_per_single_image"}
+
+
+def test_the_same_inputs_give_the_same_bytes(finished_job, tmp_path, monkeypatch):
+    from stages import plot
+
+    folder = tmp_path / "again"
+    shutil.copytree(finished_job, folder)
+    for name in ("metrics.json", "predictions.csv", "report.html"):
+        (folder / "reports" / name).unlink()
+    monkeypatch.chdir(folder)
+    evaluate.main()
+    plot.main()
+    assert digest(folder) == digest(finished_job)
+
+
+def test_without_validation_and_extra_images_their_scores_are_left_out(tmp_path, monkeypatch):
+    write_colour_job(tmp_path, test=6, val=0)
+    monkeypatch.chdir(tmp_path)
+    evaluate.main()
+    assert list(json.loads((tmp_path / "reports/metrics.json").read_text())) == ["test", "model"]
+    assert read_rows(tmp_path / "reports/curves/extra.csv") == []
+
+
+def test_a_model_trained_for_other_classes_is_refused(tmp_path, monkeypatch):
+    write_colour_job(tmp_path, test=6)
+    dataset = tmp_path / "data/processed/dataset.json"
+    fields = json.loads(dataset.read_text(encoding="utf-8"))
+    for name in COLOUR_CLASSES[2:]:
+        fields["classes"].remove(name)
+    fields["classes"].append("violet")
+    dataset.write_text(json.dumps(fields))
+    for side in ("train", "val", "test"):
+        path = tmp_path / f"data/splits/{side}.csv"
+        path.write_text(path.read_text(encoding="utf-8").replace(COLOUR_CLASSES[2], "violet"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="other classes"):
+        evaluate.main()
+    assert not (tmp_path / "reports/metrics.json").exists()
+
+
+def test_probabilities_do_not_depend_on_the_batch_size():
+    model, images = colour_model(), colour_images(np.arange(7) % 3)
+    whole = np.concatenate(list(probabilities(model, [images])))
+    parts = np.concatenate(list(probabilities(model, [images[:3], images[3:6], images[6:]])))
+    assert whole.shape == (7, 3)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+
+
+def test_averaging_over_mirror_images_makes_a_prediction_mirror_proof():
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3), dtype="uint8"),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+    images = colour_images(np.arange(4) % 3)
+    mirrored = images[:, :, ::-1]
+
+    def predict(images, tta):
+        return next(probabilities(model, [images], tta))
+
+    assert np.abs(predict(images, "none") - predict(mirrored, "none")).max() > 1e-3
+    np.testing.assert_allclose(predict(images, "flip"), predict(mirrored, "flip"), rtol=1e-4)
+    geometric = np.sqrt(predict(images, "none") * predict(mirrored, "none"))
+    geometric /= geometric.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(predict(images, "flip"), geometric, rtol=1e-4)
+
+
+def test_shifted_views_move_by_one_pixel_and_weigh_a_quarter_each():
+    import keras
+
+    # The log-odds of the two classes is the value of the centre pixel.
+    pick = np.zeros((9, 2), np.float32)
+    pick[4, 1] = 1
+    layers = [
+        keras.Input((3, 3, 1), dtype="uint8"),
+        keras.layers.Rescaling(0.1),
+        keras.layers.Flatten(),
+        keras.layers.Dense(2, activation="softmax"),
+    ]
+    model = keras.Sequential(layers)
+    model.layers[-1].set_weights([pick, np.zeros(2)])
+    image = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1)
+    first, second = next(probabilities(model, [image], "flip_shift"))[0]
+    # Centre 4 (both mirror images), down-right of it 8 or 6, up-left 0 or 2.
+    expected = 0.1 * (0.5 * 4 + 0.25 * (8 + 6) / 2 + 0.25 * (0 + 2) / 2)
+    assert np.log(second / first) == pytest.approx(expected, rel=1e-4)
+
+
+def test_grad_cam_points_at_what_spoke_for_the_class():
+    model = colour_model()
+    image = np.zeros((1, 16, 16, 3), np.uint8)
+    image[0, 2:5, 2:5, 1] = 40  # a green patch
+    layer = last_convolution(model)
+    assert layer.name == "same"  # found inside the nested model
+    heat = grad_cam(model, layer, image, np.array([1]))[0]
+    assert heat.shape == (16, 16)
+    assert heat.max() == 255
+    assert (np.argwhere(heat > 127) >= 2).all()
+    assert (np.argwhere(heat > 127) <= 4).all()
+    assert not grad_cam(model, layer, image, np.array([0])).any()  # nothing is red
+
+
+def test_grad_cam_sees_through_full_confidence():
+    model = colour_model()
+    model.get_layer("head").set_weights([60 * np.eye(3), np.zeros(3)])
+    image = np.zeros((1, 16, 16, 3), np.uint8)
+    image[0, 2:5, 2:5, 1] = 255
+    assert model(image).numpy().max() == 1
+    assert grad_cam(model, last_convolution(model), image, np.array([1])).max() == 255
+
+
+def test_a_model_without_convolutions_has_no_grad_cam():
+    import keras
+
+    assert last_convolution(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])) is None
+
+
+def test_layer_table_lists_nested_models_and_counts_once():
+    rows = layer_table(colour_model())
+    assert [(row["depth"], row["name"]) for row in rows][1:3] == [(0, "features"), (1, "same")]
+    assert rows[-1]["shape"] == [3]
+    top = sum(row["parameters"] for row in rows if row["depth"] == 0)
+    assert top == colour_model().count_params()
+
+
+def test_the_model_card_gives_data_interval_limits_settings_and_room_for_a_license(finished_job):
+    card = (finished_job / "models/README.md").read_text(encoding="utf-8")
+    metrics = json.loads((finished_job / "reports/metrics.json").read_text(encoding="utf-8"))
+    for scored in ("accuracy_low", "accuracy_high"):
+        assert f"{100 * metrics['test'][scored]:.1f} %" in card
+    for heading in ("How good it is", "Limits", "Data", "Settings", "License"):
+        assert f"\n## {heading}\n" in card
+    assert "| images.test | 90 |" in card
+    assert '`{"name": "colour"}`' in card
+    assert escape_markdown(COLOUR_CLASSES[0]) in card
+
+
+def test_class_names_cannot_break_the_model_card(finished_job):
+    card = (finished_job / "models/README.md").read_text(encoding="utf-8")
+    assert "<b>" not in card
+    rows = [line for line in card.splitlines() if line.startswith("|")]
+    assert all(line.replace("\\|", "").count("|") in (3, 6) for line in rows)
