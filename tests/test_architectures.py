@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from stages.architectures import adapt_model, build_model, names, portable
+from stages.architectures.backbone import _find, _preprocess, networks
 from stages.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
@@ -149,9 +150,9 @@ def test_a_backbone_has_its_preprocessing_inside_and_can_be_frozen():
 
 def test_backbone_weights_come_from_a_local_file(tmp_path):
     path = tmp_path / "own.weights.h5"
-    first = build_model("backbone", (32, 32, 3), 4, {"network": "MobileNetV2"})
+    first = build_model("backbone", (32, 32, 3), 4)
     first.get_layer("backbone").save_weights(path)
-    again = build_model("backbone", (32, 32, 1), 2, {"network": "MobileNetV2"}, str(path))
+    again = build_model("backbone", (32, 32, 1), 2, {}, str(path))
     for mine, theirs in zip(
         again.get_layer("backbone").get_weights(),
         first.get_layer("backbone").get_weights(),
@@ -160,10 +161,10 @@ def test_backbone_weights_come_from_a_local_file(tmp_path):
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_bgr_networks_get_bgr():
-    from stages.architectures.backbone import _preprocess
-
+@pytest.mark.parametrize("network", networks())
+def test_every_network_gets_pixels_as_its_own_preprocessing_makes_them(network):
+    _, module = _find(network)
     images = keras.Input((32, 32, 3))
-    net = keras.Model(images, _preprocess(images, keras.applications.vgg16))
-    expected = keras.applications.vgg16.preprocess_input(IMAGES.astype("float32"))
-    np.testing.assert_allclose(net(IMAGES.astype("float32")), expected, atol=1e-4)
+    net = keras.Model(images, _preprocess(images, module))
+    pixels = IMAGES.astype("float32")
+    np.testing.assert_allclose(net(pixels), module.preprocess_input(pixels.copy()), atol=1e-4)

@@ -6,6 +6,7 @@ fine-tuning on little data wants. Each network's own scaling of the pixels is pa
 """
 
 import difflib
+import sys
 
 import keras
 import numpy as np
@@ -44,7 +45,7 @@ def build(
     if dense:
         x = layers.Dense(dense, activation="relu")(x)
     x = layers.Dropout(dropout)(x)
-    return keras.Model(images, layers.Dense(outputs, dtype="float32")(x), name="model")
+    return keras.Model(images, layers.Dense(outputs, dtype="float32")(x), name="transfer")
 
 
 def networks() -> list[str]:
@@ -60,15 +61,8 @@ def _find(network):
         raise UserError(
             f"model.settings.network = {network!r} is not in keras.applications; {hint}"
         )
-    for name in dir(keras.applications):
-        module = getattr(keras.applications, name)
-        if (
-            not name[0].isupper()
-            and hasattr(module, "preprocess_input")
-            and hasattr(module, network)
-        ):
-            return getattr(module, network), module
-    raise UserError(f"model.settings.network = {network!r} has no preprocessing of its own")
+    constructor = getattr(keras.applications, network)
+    return constructor, sys.modules[constructor.__module__]
 
 
 def _preprocess(x, module):
