@@ -25,7 +25,6 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 IMAGES = 60_000
-ROUNDS = 3
 PUSH_GOAL = 20
 NOOP_GOAL = 1.3
 
@@ -33,6 +32,7 @@ NOOP_GOAL = 1.3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="zip of class folders; else noise is made")
+    parser.add_argument("--rounds", type=int, default=3, help="times that all is measured")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -40,7 +40,7 @@ def main() -> None:
         digits = make_project(folder / "digits", source="digits")
         ours = make_project(folder / "ours", source="archive", path=str(data.resolve()))
         plain = make_plain(folder / "plain", data)
-        times = measure(digits, ours, plain)
+        times = measure(digits, ours, plain, arguments.rounds)
     median = {
         side: {name: round(statistics.median(values), 2) for name, values in commands.items()}
         for side, commands in times.items()
@@ -60,8 +60,10 @@ def main() -> None:
     )
 
 
-def measure(digits: Path, ours: Path, plain: Path) -> dict[str, dict[str, list[float]]]:
-    """Seconds of each command, `ROUNDS` times each, the sides taking turns."""
+def measure(
+    digits: Path, ours: Path, plain: Path, rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each command, `rounds` times each, the sides taking turns."""
     times: dict = {"digits": {}, "ours": {}, "plain": {}}
 
     def clock(side: Path, name: str, *command: str) -> None:
@@ -73,8 +75,8 @@ def measure(digits: Path, ours: Path, plain: Path) -> dict[str, dict[str, list[f
 
     for side in (digits, ours):
         dvc(side, "repro", "--quiet")  # build the indexes of the first run after a change
-    for number in range(ROUNDS):
-        print(f"round {number + 1} of {ROUNDS}", flush=True)
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", flush=True)
         clock(digits, "repro", "repro")
         clock(ours, "repro", "repro")
         for side, target in ((ours, "data/raw"), (plain, "images")):

@@ -38,6 +38,13 @@ def test_shipped_settings_are_valid_and_name_every_key(path):
         ("train: {epochs: 0}", "train.epochs = 0: input should be greater than or equal to 1"),
         ("split: {val: 0.5, test: 0.5}", "split: val + test = 1 leaves no images to train on"),
         ("preprocess: {resize: fit}", "input should be 'stretch', 'pad' or 'crop'"),
+        ("download: {url: 'https://a/b.zip'}", "url goes with source archive, csv or parquet"),
+        ("download: {source: archive, url: b.zip}", "'b.zip' should begin with https://, s3://"),
+        ("download: {source: archive, sha256: abc}", "'abc' should be 64 hexadecimal digits"),
+        (
+            f"download: {{source: archive, sha256: [{'a' * 64}, {'b' * 64}]}}",
+            "2 sha256 for 1 files",
+        ),
         ("nonsense", "valid dictionary"),
         ("train: [", "is not valid YAML"),
     ],

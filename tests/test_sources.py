@@ -328,6 +328,17 @@ def test_several_archives_count_as_one_and_their_names_as_sides(download, web):
     assert raw.splits["test/cat/1.jpg"] == "test"
 
 
+def test_archives_of_one_name_are_told_apart_by_their_folders(download, web):
+    for side in ["train", "test"]:
+        (web.folder / side).mkdir()
+        files = {name: side.encode() + content for name, content in CATS_AND_DOGS.items()}
+        write_zip(web.folder / side / "images.zip", files)
+    raw = download(source="archive", url=[f"{web.url}/{s}/images.zip" for s in ("train", "test")])
+    assert raw.contents["test-images/cat/1.jpg"] == b"testone"
+    assert raw.splits["test-images/cat/1.jpg"] == "test"
+    assert raw.splits["train-images/cat/1.jpg"] == "train"
+
+
 def test_an_own_archive_is_copied_for_it_may_change(download, tmp_path):
     raw = download(source="archive", path=write_zip(tmp_path / "a.zip", CATS_AND_DOGS))
     assert (tmp_path / "a.zip").stat().st_nlink == 1

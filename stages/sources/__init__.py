@@ -26,7 +26,8 @@ def gather(
     """
     source, columns = settings.source, settings.columns
     if source == "archive" or (source == "csv" and settings.url):
-        archives = _files(settings, downloads, [Path(settings.path)])
+        files = _files(settings, downloads, [Path(settings.path)])
+        archives = {name.replace("/", "-"): file for name, file in files.items()}
         if source == "archive":
             entries = archive_entries(archives)
         else:

@@ -6,7 +6,6 @@ import hashlib
 import lzma
 import posixpath
 import re
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -18,14 +17,14 @@ from typing import NamedTuple
 from stages.errors import UserError
 from stages.progress import progress
 from stages.sources.layout import (
-    SIDES,
     check_classes,
     is_hidden,
     is_image,
     read_layout,
     report_ignored,
+    side_of_file,
 )
-from stages.store.raw import Entry, link_or_copy, text
+from stages.store.raw import Entry, copy_file, link_or_copy, text
 
 # An archive that grows beyond both is a bomb, not a set of images.
 LARGEST_GROWTH = 200
@@ -58,21 +57,18 @@ class Member(NamedTuple):
 def archive_entries(archives: dict[str, Path]) -> list[Entry]:
     """The images of `archives` (by the names they shall have), which count as one; sorted by path.
 
-    Of several archives, one called train.zip, val.tar, ... that has no such folder within is
-    wholly of that side.
+    Of several archives, one called train.zip, val-photos.tar, ... that has no such folder within
+    is wholly of that side.
     """
     entries = []
     for name, archive in archives.items():
         members = read_members(archive)
         places = read_layout([member.path for member in members], archive.name)
-        stem = name.split(".", 1)[0]
-        prefix, side = (f"{stem}/", SIDES.get(stem.lower(), "")) if len(archives) > 1 else ("", "")
-        for member, (split, label) in zip(members, places, strict=True):
-            entries.append(
-                Entry(
-                    prefix + member.path, label, split or side, "", member.sha256, name, member.name
-                )
-            )
+        prefix, side = "", ""
+        if len(archives) > 1:
+            prefix, side = name.split(".", 1)[0] + "/", side_of_file(name)
+        for (path, member, sha256), (split, label) in zip(members, places, strict=True):
+            entries.append(Entry(prefix + path, label, split or side, "", sha256, name, member))
     check_classes({entry.label for entry in entries}, ", ".join(archives))
     return sorted(entries)
 
@@ -85,7 +81,7 @@ def place(archive: Path, target: Path, own: bool) -> None:
     if own:
         link_or_copy(archive, target)
     else:
-        shutil.copyfile(archive, target)
+        copy_file(archive, target)
 
 
 def read_members(archive: Path, wanted: Callable[[str], bool] = is_image) -> list[Member]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stages.errors import UserError
+from stages.progress import progress
 from stages.sources.fetch import fetch
 from stages.store.raw import RawImage
 
@@ -177,17 +178,19 @@ def array_images(
 
     prefix = f"{split}/" if split else ""
     folders = [f"{prefix}{name.replace('/', '-')}/" for name in names]
-    for label in sorted(range(len(names)), key=folders.__getitem__):
-        for row in np.flatnonzero(labels == label).tolist():
+    rank = np.argsort(np.argsort(folders))  # place of each class among the sorted folders
+    with progress(len(images), "images", f"writing {split}".rstrip()) as bar:
+        for row in np.argsort(rank[labels], kind="stable").tolist():
             file = io.BytesIO()
             Image.fromarray(images[row]).save(file, "png")
             content = file.getvalue()
             yield RawImage(
-                path=f"{folders[label]}{row:05}.png",
-                label=names[label],
+                path=f"{folders[labels[row]]}{row:05}.png",
+                label=names[labels[row]],
                 split=split,
                 group="",
                 size=len(content),
                 sha256=hashlib.sha256(content).digest(),
                 read=file.getvalue,
             )
+            bar.update()

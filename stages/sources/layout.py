@@ -1,5 +1,6 @@
 """What surrounds an image says: its class, and the side of the split it was given."""
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -102,6 +103,17 @@ def read_layout(paths: Sequence[str], where: str) -> Iterator[tuple[str, str]]:
     for path in paths:
         parts = path.split("/")
         yield (SIDES[parts[depth - 1].lower()] if declared else ""), clean_label(parts[depth])
+
+
+def side_of_file(name: str) -> str:
+    """The side that a file of many images declares by its `name`, or by its folder's: train.zip,
+    test-00000-of-00001.parquet, val/0.parquet; empty for none.
+    """
+    for part in reversed(name.lower().split("/")):
+        first = re.split(r"[-_.]", part, maxsplit=1)[0]
+        if first in SIDES:
+            return SIDES[first]
+    return ""
 
 
 def check_classes(labels: set[str], where: str) -> None:

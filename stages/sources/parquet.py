@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from stages.errors import UserError
 from stages.parameters.download import Columns
 from stages.progress import progress
-from stages.sources.layout import SIDES, check_classes, clean_label
+from stages.sources.layout import check_classes, clean_label, side_of_file
 from stages.sources.table import check_side
 from stages.store.raw import RawImage
 
@@ -72,7 +71,7 @@ def _file_images(table, file: Path, stem: str, columns: Columns) -> Iterator[Raw
     group = columns.group and _column(schema, "group", columns.group, file)
     label = _column(schema, "label", columns.label, file)
     names = _class_names(schema, label)
-    declared = _declared_side(stem)
+    declared = side_of_file(stem)
     wanted = list({image, label, split, group} - {None})
     row = -1
     with progress(table.metadata.num_rows, "images", f"reading {file.name}") as bar:
@@ -131,14 +130,6 @@ def _class_names(schema, label: str) -> list[str] | None:
         return features[label]["names"]
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _declared_side(stem: str) -> str:
-    for part in reversed(stem.lower().split("/")):
-        first = re.split(r"[-_.]", part, maxsplit=1)[0]
-        if first in SIDES:
-            return SIDES[first]
-    return ""
 
 
 def _suffix(content: bytes) -> str:
