@@ -64,22 +64,24 @@ def _candidates(hashes: np.ndarray, rank: np.ndarray):
     for number, band in enumerate(BANDS):
         keys = hashes[usable] & band
         order = np.argsort(keys, kind="stable")
-        images, keys = usable[order], keys[order]
-        _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
-        followed = sizes[group] <= CROWDED
-        images, keys = images[followed], keys[followed]
+        _, group, sizes = np.unique(keys[order], return_inverse=True, return_counts=True)
+        images = usable[order][sizes[group] <= CROWDED]
+        sorted_hashes, sorted_rank = hashes[images], rank[images]
+        keys = sorted_hashes & band
         at, offset = np.arange(len(images)), 0
         while len(at):
             offset += 1
-            at = at[at + offset < len(images)]
+            at = at[: np.searchsorted(at, len(images) - offset)]
             at = at[keys[at] == keys[at + offset]]
-            left, right = images[at], images[at + offset]
-            differing = hashes[left] ^ hashes[right]
-            wanted = (np.bitwise_count(differing) <= HASH_BITS) & (rank[left] != rank[right])
+            differing = sorted_hashes[at] ^ sorted_hashes[at + offset]
+            close = np.flatnonzero(np.bitwise_count(differing) <= HASH_BITS)
+            left, differing = at[close], differing[close]
+            right = left + offset
+            wanted = sorted_rank[left] != sorted_rank[right]
             for earlier in BANDS[:number]:  # found there already
                 wanted &= (differing & earlier) != 0
-            lefts.append(left[wanted])
-            rights.append(right[wanted])
+            lefts.append(images[left[wanted]])
+            rights.append(images[right[wanted]])
             waiting += len(lefts[-1])
             if waiting > PAIRS_AT_A_TIME:
                 yield np.concatenate(lefts), np.concatenate(rights)
