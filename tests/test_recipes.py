@@ -39,7 +39,7 @@ LAYOUTS = {
         "RGB",
     ),
     "blood-cells": (CELLS, {"": 6}, (320, 240), "RGB"),
-    "own-photos": (["cats", "dogs", "owls"], {"": 10}, (80, 60), "RGB"),
+    "own-photos": (["cats", "dogs", "owls"], {"": 7}, (80, 60), "RGB"),
 }
 PARAMETERS = {
     "cifar10-gap": 68_026,
@@ -111,6 +111,7 @@ def shrunk(name: str) -> dict:
     for group in values["train"]["optimizer"]["groups"]:
         group.pop("epochs", None)
     values["train"]["fine_tune"]["frozen_epochs"] = 0
+    values["plot"] |= {"samples": 4, "mistakes": 4}
     values["evaluate"]["grad_cam"] = min(values["evaluate"]["grad_cam"], 2)
     if values["model"]["weights"] == "imagenet":  # a download
         values["model"]["weights"] = None
