@@ -1,7 +1,9 @@
 # make repro   build everything: data, model, reports
-# make test    lint-free proof that it works
+# make test    prove that it works
+# make cloud   also install what s3:// and gs:// need, as sources and as DVC remotes
 # make review  compare the results with another revision: make review BASE=main
 # make search  try settings, each trial an experiment of DVC: make search TRIALS=20
+# make bench   measure what is claimed, the programs that end within ten minutes
 # make lock    refresh requirements*.txt from pyproject.toml
 
 PYTHON ?= python3
@@ -13,7 +15,7 @@ BASE ?= main
 TRIALS ?= 20
 SPACE ?= stages/search/space.yaml
 
-.PHONY: repro test review search lint format lock clean
+.PHONY: repro test cloud review search bench lint format lock clean
 
 repro: $(VENV)/.installed
 	dvc repro
@@ -21,11 +23,17 @@ repro: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	pytest
 
+cloud: $(VENV)/.installed-cloud
+
 review: $(VENV)/.installed
 	python -m stages.review --base "$(BASE)"
 
 search: $(VENV)/.installed
 	python -m stages.search --trials "$(TRIALS)" --space "$(SPACE)"
+
+bench: $(VENV)/.installed-dev
+	for name in dvc_overhead decode memory incremental streaming trainer_speed determinism_cost report; do \
+	    python -m bench.$$name || exit 1; done
 
 lint: $(VENV)/.installed-dev
 	ruff check .
@@ -40,11 +48,12 @@ $(BIN)/python:
 	    { echo "error: $(PYTHON) is older than Python 3.11; try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: requirements.txt | $(BIN)/python
+# The runtime's packages, and those plus what tests (-dev) or buckets (-cloud) need.
+$(VENV)/.installed%: requirements%.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt | $(BIN)/python
+$(VENV)/.installed: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
@@ -53,7 +62,8 @@ UV_COMPILE = uv pip compile --universal --generate-hashes --no-emit-index-url \
 
 lock:
 	$(UV_COMPILE) -o requirements.txt
-	$(UV_COMPILE) --group dev -o requirements-dev.txt
+	$(UV_COMPILE) --group dev --constraints requirements.txt -o requirements-dev.txt
+	$(UV_COMPILE) --extra cloud --constraints requirements.txt -o requirements-cloud.txt
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

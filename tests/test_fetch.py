@@ -197,7 +197,7 @@ def test_a_store_whose_library_is_missing_is_one_clear_line(tmp_path, monkeypatc
     import sys
 
     monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
-    with pytest.raises(UserError, match="s3:// needs s3fs; pip install s3fs"):
+    with pytest.raises(UserError, match="s3:// needs a package that is missing; make cloud"):
         fetch(["s3://bucket/a.zip"], tmp_path)
 
 

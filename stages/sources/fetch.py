@@ -194,8 +194,9 @@ def _open_fsspec(url: str, start: int, version: str | None) -> _Opened:
     try:
         system, path = fsspec.core.url_to_fs(url)
     except ImportError:
-        package = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}.get(scheme, "its fsspec package")
-        raise UserError(f"{url}: {scheme}:// needs {package}; pip install {package}") from None
+        cloud = scheme in ("s3", "gs", "gcs")
+        how = "make cloud" if cloud else "install the package that fsspec names for it"
+        raise UserError(f"{url}: {scheme}:// needs a package that is missing; {how}") from None
     except ValueError as error:
         raise UserError(f"{url}: {error}") from None
     try:
