@@ -20,7 +20,7 @@ TIMES = Path("reports/timing.json")
 
 def main() -> None:
     parameters = read_parameters()
-    train_set, validation = read_sets(parameters.train)
+    train_set, validation = read_sets(parameters)
 
     import stages.quiet  # noqa: F401  TensorFlow takes seconds, so after the quick checks
     from stages.training.job import Job
@@ -33,16 +33,19 @@ def main() -> None:
     job.checkpoint.delete()
 
 
-def read_sets(settings):
+def read_sets(parameters):
     """The training images, and those that choose the best epoch, or None."""
     train_set = load_image_set(PROCESSED, SPLITS / "train.csv")
     validation = load_image_set(PROCESSED, SPLITS / "val.csv")
     if not len(train_set):
         raise UserError(f"{SPLITS / 'train.csv'} names no images to train on")
-    if not len(validation) and settings.early_stopping.patience:
+    if not len(validation) and parameters.train.early_stopping.patience:
         raise UserError(
             "train.early_stopping.patience needs validation images; set split.val above 0"
         )
+    classes = len(train_set.dataset.classes)
+    if parameters.model.output == "sigmoid" and classes != 2:
+        raise UserError(f"model.output: sigmoid is for two classes, not {classes}; use softmax")
     return train_set, validation if len(validation) else None
 
 

@@ -86,7 +86,9 @@ class Augmentation:
             )
         affine = {name: getattr(settings, name) for name in AFFINE}
         if any(affine.values()):
+            shape = images.shape
             images = transform(images, **affine, fill=fill, key=subkey(key, 1))
+            images.set_shape(shape)  # the sides are known, however many images there are
         count = tf.shape(images)[0]
         horizontal = vertical = None
         if settings.horizontal_flip == "random":

@@ -37,6 +37,7 @@ def load_model(path: str | Path):
     import keras
 
     info = read_info(path)
+
     return keras.models.load_model(path, compile=False), info
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,8 +36,10 @@ class Checkpoint:
 
     def load(self) -> tuple[list[np.ndarray], dict] | None:
         """The last state saved by this job, or None."""
+        if not self.folder.exists():
+            return None
         found = self._read(self.folder / STATE)
-        if found is None and self.folder.exists():
+        if found is None:
             shutil.rmtree(self.folder)
         return found
 
@@ -79,7 +82,11 @@ class Checkpoint:
             with np.load(path, allow_pickle=False) as saved:
                 document = json.loads(saved["document"].tobytes())
                 if document.pop("job") != self.job:
+                    print("settings, data or code have changed: training starts afresh")
                     return None
                 return [saved[f"array{number}"] for number in range(len(saved.files) - 1)], document
         except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, zipfile.BadZipFile):
+            print(f"{path} is damaged: training starts afresh")
             return None

@@ -1,11 +1,14 @@
 """A training job put together: data, model, learner and checkpoint as the settings say."""
 
 import shutil
-import sys
 from pathlib import Path
 
+import keras
 import numpy as np
+import tensorflow as tf
 
+from stages.architectures import adapt_model, build_model
+from stages.augmentation import Augmentation
 from stages.errors import UserError
 from stages.store.atomic import replace_directory, replace_file
 from stages.store.model import save_model
@@ -13,11 +16,14 @@ from stages.store.tables import write_table
 from stages.training import environment
 from stages.training.batches import TrainingImages, epoch_order
 from stages.training.checkpoint import Checkpoint, fingerprint
-from stages.training.log import EpochLog
+from stages.training.export import Deployable, number_of_outputs
+from stages.training.learner import Learner
+from stages.training.log import EpochLog, TensorBoardLog
 from stages.training.loop import Result, fit
 from stages.training.precision import choose_precision
 
 ADAPT_IMAGES = 5000  # training images that an architecture may take statistics from
+PACKAGES = ("architectures", "augmentation", "parameters", "store", "training")  # code it runs
 VARIANTS = 20  # of one image, to see what augmentation does
 
 
@@ -39,8 +45,6 @@ class Job:
         # Both nets start from the same names and seeds, so that a weight's path is what the
         # saved model shows.
         environment.reset(settings.seed, "float32")
-        from stages.training.export import Deployable
-
         self.deployable = Deployable(parameters.model, dataset.shape, len(dataset.classes))
         environment.reset(settings.seed, self.precision)
         self.images = self._training_images()
@@ -51,20 +55,18 @@ class Job:
         """Train to the end, from the start or the last checkpoint, with an epoch log."""
         settings = self.parameters.train
         log = EpochLog(log_folder)
+        logs = [log, TensorBoardLog(tensorboard)] if settings.debug.tensorboard else [log]
         result = fit(
             self.learner,
             self.images,
             self.validation,
             self.checkpoint,
-            log,
+            logs,
             self._save_epoch if settings.save_epochs else None,
+            tensorboard if settings.debug.profile else None,
         )
         log.end(
-            {
-                "best_epoch": result.best,
-                "epochs": len(result.rows),
-                "precision": self.precision,
-            }
+            {"best_epoch": result.best, "epochs": len(result.rows), "precision": self.precision}
         )
         return result
 
@@ -109,11 +111,6 @@ class Job:
         return TrainingImages(self.train_set, settings.memory_limit * 2**30, chosen)
 
     def _learner(self):
-        from stages.architectures import adapt_model, build_model
-        from stages.augmentation import Augmentation
-        from stages.training.export import number_of_outputs
-        from stages.training.learner import Learner
-
         settings, model = self.parameters.train, self.parameters.model
         dataset = self.train_set.dataset
         classes = len(dataset.classes)
@@ -140,12 +137,8 @@ class Job:
         return Learner(net, settings, classes, augment, weights, self.strategy)
 
     def _fingerprint(self, files) -> str:
-        import keras
-        import tensorflow as tf
-
-        package = __name__.split(".")[0] + "."
-        modules = [module for name, module in sys.modules.items() if name.startswith(package)]
-        code = {module.__file__ for module in modules if getattr(module, "__file__", None)}
+        stages = Path(__file__).parent.parent
+        code = [path for package in PACKAGES for path in sorted((stages / package).rglob("*.py"))]
         weights = self.parameters.model.weights
         if weights and Path(weights).is_file():
             files = [*files, weights]
@@ -157,7 +150,7 @@ class Job:
                 "precision": self.precision,
                 "versions": [tf.__version__, keras.__version__, np.__version__],
             },
-            [*sorted(code), *files],
+            [*code, *files],
         )
 
     def _save_epoch(self, weights, epoch: int) -> None:

@@ -58,7 +58,7 @@ class Learner:
                     * schedule_factor(self.settings.schedule, step / span, step / steps_per_epoch)
                 )
             rate = np.float32(rate)
-            if rate != getattr(member, "current", None):
+            if rate != member.current:
                 member.optimizer.learning_rate = rate
                 member.current = rate
 
@@ -71,11 +71,7 @@ class Learner:
     def train(self, batch: Batch, epoch: int, step: int, size: int | None = None) -> tf.Tensor:
         """Learn from `batch` at `size` pixels a side; sums float64 (3,): loss, correct, images."""
         if size not in self._steps:
-            self._steps[size] = tf.function(
-                lambda *args: self._distributed_step(size, *args),
-                autograph=False,
-                reduce_retracing=True,
-            )
+            self._steps[size] = self._compile(size, batch.images.shape[1:])
         count = np.float32(len(batch.index))
         parts = (batch.images, batch.labels, batch.index)
         if self.strategy:
@@ -92,9 +88,25 @@ class Learner:
         scalars = (tf.constant(epoch, tf.int64), tf.constant(step, tf.int64), tf.constant(count))
         return self._steps[size](*parts, *scalars)
 
+    def _compile(self, size, shape):
+        """The step as one graph for batches of any length."""
+        if self.strategy:
+            return tf.function(
+                lambda *args: self._distributed_step(size, *args),
+                autograph=False,
+                reduce_retracing=True,
+            )
+        signature = [
+            tf.TensorSpec((None, *shape), tf.uint8),
+            tf.TensorSpec((None,), tf.int32),
+            tf.TensorSpec((None,), tf.int64),
+            tf.TensorSpec((), tf.int64),
+            tf.TensorSpec((), tf.int64),
+            tf.TensorSpec((), tf.float32),
+        ]
+        return tf.function(lambda *args: self._step(size, *args), signature, autograph=False)
+
     def _distributed_step(self, size, images, labels, index, epoch, step, count):
-        if not self.strategy:
-            return self._step(size, images, labels, index, epoch, step, count)
         sums = self.strategy.run(
             lambda *args: self._step(size, *args), (images, labels, index, epoch, step, count)
         )
@@ -179,7 +191,7 @@ class Learner:
         return [
             next(average).numpy()
             if self.average is not None and weight.dtype == "float32"
-            else weight.numpy()
+            else _numpy(weight)
             for weight in self.model.weights
         ]
 
@@ -217,15 +229,20 @@ class Learner:
     # The state to continue from
 
     def state(self) -> list[np.ndarray]:
-        return [np.asarray(variable.numpy()) for variable in self._state_variables()]
+        return [_numpy(variable) for variable in self._state_variables()]
 
     def restore(self, arrays: list[np.ndarray]) -> None:
         variables = self._state_variables()
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
         for member in self.members:
-            member.current = np.float32(member.optimizer.learning_rate.numpy())
+            member.current = np.float32(_numpy(member.optimizer.learning_rate))
 
     def _state_variables(self) -> list:
         optimizers = [v for member in self.members for v in member.optimizer.variables]
         return [*self.model.variables, *optimizers, *(self.average or [])]
+
+
+def _numpy(variable) -> np.ndarray:
+    """The value of a Keras or TensorFlow variable."""
+    return np.asarray((variable if isinstance(variable, tf.Variable) else variable.value).numpy())

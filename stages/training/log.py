@@ -30,3 +30,25 @@ class EpochLog:
         """Add `summary` to the last row in metrics.json and close."""
         self._live.summary.update(summary)
         self._live.end()
+
+
+class TensorBoardLog:
+    """The same rows as scalars that TensorBoard shows, in `folder`; it need not be installed."""
+
+    def __init__(self, folder: str | Path):
+        import tensorflow as tf
+
+        shutil.rmtree(folder, ignore_errors=True)
+        self._writer, self._write = tf.summary.create_file_writer(str(folder)), tf.summary.write
+        self._kind = tf.compat.v1.SummaryMetadata()
+        self._kind.plugin_data.plugin_name = "scalars"
+        self._written = 0
+
+    def __call__(self, rows: list[dict]) -> None:
+        with self._writer.as_default():
+            for row in rows[self._written :]:
+                for name, value in row.items():
+                    if name != "epoch":
+                        self._write(name, value, row["epoch"], self._kind)
+        self._writer.flush()
+        self._written = len(rows)

@@ -3,14 +3,17 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from stages.progress import progress
 from stages.training.batches import Prefetcher, TrainingImages, epoch_order
 from stages.training.checkpoint import Checkpoint
 
 EVALUATION_BATCH = 512  # images at a time
+PROFILED = range(5, 15)  # steps, when a profile is asked for
 
 
 @dataclass
@@ -43,24 +46,27 @@ def fit(
     images: TrainingImages,
     validation,
     checkpoint: Checkpoint,
-    log: Callable[[list[dict]], None],
+    logs: list[Callable[[list[dict]], None]],
     save_epoch: Callable[[list[np.ndarray], int], None] | None = None,
+    profile: Path | None = None,
 ) -> Result:
     """Train `learner` on `images` as its settings say and return the best weights.
 
     Args:
         validation: an `ImageSet` to choose the best epoch by, or None: the last is kept.
         checkpoint: where the state is kept, and from where an interrupted training goes on.
-        log: called with the rows so far, before the first epoch and after each.
+        logs: called with the rows so far, before the first epoch and after each.
         save_epoch: called with the weights after each epoch, and its number from 1.
+        profile: a folder for TensorFlow's profile of some of the first steps.
     """
-    return _Training(learner, images, validation, checkpoint, log, save_epoch).run()
+    return _Training(learner, images, validation, checkpoint, logs, save_epoch, profile).run()
 
 
 class _Training:
-    def __init__(self, learner, images, validation, checkpoint, log, save_epoch):
+    def __init__(self, learner, images, validation, checkpoint, logs, save_epoch, profile):
         self.learner, self.images, self.validation = learner, images, validation
-        self.checkpoint, self.log, self.save_epoch = checkpoint, log, save_epoch
+        self.checkpoint, self.logs = checkpoint, logs
+        self.save_epoch, self.profile = save_epoch, profile
         self.settings = learner.settings
         self.steps_per_epoch = steps(len(images), self.settings)
         self.epoch, self.step, self.sums = 0, 0, np.zeros(3)
@@ -71,7 +77,7 @@ class _Training:
     def run(self) -> Result:
         settings = self.settings
         self._resume()
-        self.log(self.rows)
+        self._log()
         while self.epoch < settings.epochs and not self._should_stop():
             if self.step == 0 and self.epoch in (0, settings.fine_tune.frozen_epochs):
                 self._start_phase()
@@ -89,7 +95,7 @@ class _Training:
             self.epoch, self.step, self.sums = self.epoch + 1, 0, np.zeros(3)
             self._save()
             self.checkpoint.forget_other_bests(self.best)
-            self.log(self.rows)
+            self._log()
             print(self._line(row), flush=True)
         best = self.best or self.rows[-1]["epoch"]
         weights = self.checkpoint.load_best(best) if self.best else self.learner.final_weights()
@@ -131,10 +137,14 @@ class _Training:
                     before + self.step, phase_steps, self.steps_per_epoch, factor
                 )
                 done = self.epoch * self.steps_per_epoch + self.step
+                if self.profile and done == PROFILED.start:
+                    tf.profiler.experimental.start(str(self.profile))
                 out = learner.train(batch, self.epoch, done, self._size(done / all_steps))
                 learner.update_average(done, all_steps)
                 pending = out if pending is None else pending + out
                 self.step += 1
+                if self.profile and done == min(PROFILED.stop, self.steps_per_epoch) - 1:
+                    tf.profiler.experimental.stop()
                 if clock is None:  # the first step also compiles
                     float(out[0])
                     clock, batches.waited = time.perf_counter(), 0.0
@@ -210,6 +220,10 @@ class _Training:
             if self._gain(row, reference) > self.settings.early_stopping.min_delta:
                 reference = row
         return self.rows[-1]["epoch"] - reference["epoch"] >= patience
+
+    def _log(self) -> None:
+        for log in self.logs:
+            log(self.rows)
 
     # The state on disk
 

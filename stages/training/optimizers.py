@@ -18,14 +18,16 @@ ADAM_BESIDE_MUON = 0.05
 class Member:
     """One optimiser, the weights it moves, and its peak learning rate.
 
-    `epochs` squeezes the schedule into that many epochs, after which the weights stay.
+    `epochs` squeezes the schedule into that many epochs, after which the weights stay. `at` are
+    the positions of the weights in the list of all, `current` the learning rate of the moment.
     """
 
     optimizer: keras.optimizers.Optimizer
     weights: list
     learning_rate: float
     epochs: int | None = None
-    at: list[int] = field(default_factory=list)  # positions in the list of all weights
+    at: list[int] = field(default_factory=list)
+    current: float | None = None
 
 
 def make_optimizers(settings, weights: list) -> list[Member]:

@@ -1,0 +1,76 @@
+"""A folder with small processed images, split, and settings: what the train stage starts from."""
+
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from stages.parameters import Parameters
+from stages.store.processed import INDEX, Dataset
+from stages.store.tables import write_table
+
+SIDE = 18  # the least the default convnet takes
+
+
+def pictures(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (count, SIDE, SIDE, 1) and labels: a bright bar on noise, its place is the class."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    images = random.integers(0, 120, (count, SIDE, SIDE, 1))
+    for image, label in zip(images, labels, strict=True):
+        start = label * SIDE // classes
+        image[start : start + SIDE // classes] += 60
+    return images.astype(np.uint8), labels
+
+
+def make_workspace(folder: Path, train_images=48, val_images=24, classes=3, **sections) -> Path:
+    """Write data/ and params.yaml; `sections` are settings that differ from the defaults."""
+    images, labels = pictures(train_images + val_images, classes)
+    processed, splits = folder / "data/processed", folder / "data/splits"
+    processed.mkdir(parents=True)
+    splits.mkdir(parents=True)
+    names = [f"kind {number}" for number in range(classes)]
+    Dataset(names, images.shape[1:], {"size": [SIDE, SIDE]}).save(processed)
+    half = len(images) // 2
+    shards = [images[:half], images[half:]]
+    index = []
+    for number, shard in enumerate(shards):
+        np.save(processed / f"images-{number:05}.npy", shard)
+        for row in range(len(shard)):
+            at = number * half + row
+            empty = dict.fromkeys(INDEX, "") | dict.fromkeys(("width", "height", "bytes"), SIDE)
+            index.append(
+                empty
+                | {
+                    "id": f"{at:016x}",
+                    "path": f"{at}.png",
+                    "label": names[labels[at]],
+                    "shard": f"images-{number:05}.npy",
+                    "row": row,
+                }
+            )
+    write_table(processed / "index.csv", INDEX, [list(line.values()) for line in index])
+    for side, part in (("train", index[:train_images]), ("val", index[train_images:])):
+        rows = [(line["id"], line["label"]) for line in part]
+        write_table(splits / f"{side}.csv", ("id", "label"), rows)
+    set_parameters(folder, **sections)
+    return folder
+
+
+def set_parameters(folder: Path, **sections) -> None:
+    settings = {"train": {"epochs": 3, "batch_size": 20, "precision": "float32"}}
+    settings["model"] = {"settings": {"filters": [4, 4, 4], "dense": 8}}
+    for section, values in sections.items():
+        settings[section] = settings.get(section, {}) | values
+    Parameters.model_validate(settings)
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """Every file that training wrote, except times."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for top in ("models", "reports")
+        for path in sorted((folder / top).rglob("*"))
+        if path.is_file() and path.name != "timing.json"
+    }
