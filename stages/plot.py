@@ -24,6 +24,7 @@ CURVES = Path("reports/curves")
 EVALUATION = Path("reports/evaluation")
 TIMING = Path("reports/timing.json")
 PLOTS = Path("reports/plots")
+OVERVIEW = Path("reports/overview.png")
 PAGE = Path("reports/report.html")
 
 
@@ -31,6 +32,7 @@ def main() -> None:
     parameters = read_parameters()
     settings = parameters.plot
     # Arrow, matplotlib and Jinja2 take a second to import, a mistake in params.yaml none.
+    from stages.figures.overview import overview
     from stages.figures.style import save_png, to_svg
     from stages.report.headline import console_summary
     from stages.report.page import render_page
@@ -49,6 +51,10 @@ def main() -> None:
             charts[name] = to_svg(figure)
         for name, figure in _pictures(results, samples, mistakes[: settings.mistakes]):
             save_png(figure, folder / f"{name}.png")
+        rows = (("learning_curves",), ("samples", "confusion_actual"))
+        glance = overview([[folder / f"{name}.png" for name in row] for row in rows])
+    with replace_file(OVERVIEW) as temporary:
+        glance.save(temporary, "PNG", optimize=True)
     gallery = spread_over_pairs(results.labels, results.predicted, mistakes, settings.gallery)
     page = render_page(
         results,
