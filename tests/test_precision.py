@@ -1,0 +1,37 @@
+"""train.precision: auto is measured once a kind of machine, and then stays."""
+
+import json
+
+import pytest
+
+from stages.training.precision import _cpu, choose_precision, measure
+
+
+@pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
+def test_what_is_asked_for_is_taken(wanted, tmp_path):
+    assert choose_precision(wanted, tmp_path) == wanted
+    assert not list(tmp_path.iterdir())
+
+
+def test_auto_never_takes_bfloat16_without_instructions_for_it(tmp_path):
+    chosen = choose_precision("auto", tmp_path)
+    if not _cpu()[1] & {"avx512_bf16", "amx_bf16", "bf16"}:
+        assert chosen == "float32"
+        assert not list(tmp_path.iterdir())
+    else:
+        (record,) = tmp_path.glob("precision-*.json")
+        kept = json.loads(record.read_text())
+        assert kept["precision"] == chosen
+        assert (kept["bfloat16_speedup"] >= 1.3) == (chosen == "bfloat16")
+
+
+def test_auto_keeps_to_its_choice(tmp_path):
+    chosen = choose_precision("auto", tmp_path)
+    for record in tmp_path.glob("precision-*.json"):
+        other = {"float32": "bfloat16", "bfloat16": "float32"}[chosen]
+        record.write_text(json.dumps({"precision": other}))
+        assert choose_precision("auto", tmp_path) == other
+
+
+def test_the_measurement_is_a_ratio():
+    assert 0 < measure(rounds=1) < 100
