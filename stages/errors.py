@@ -13,8 +13,8 @@ class UserError(Exception):
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` as a program: its return value is the exit code (None is 0).
 
-    A `UserError`, a full disk and Ctrl-C end in one line on standard error. Every other
-    exception is a fault of ours and keeps its traceback.
+    A `UserError`, a full disk, a file out of reach and Ctrl-C end in one line on standard error.
+    Every other exception is a fault of ours and keeps its traceback.
     """
     try:
         code = main()
@@ -26,6 +26,8 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # the reader of our output, e.g. `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except PermissionError as error:
+        code = _fail(f"no permission to use {error.filename}; change its permissions or its place")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -35,7 +35,7 @@ def fetch(
     have; without it, the first fetch is trusted and later damage noticed. Raises `UserError`
     when no mirror delivers.
     """
-    name = unquote(Path(urlsplit(mirrors[0]).path).name) or "download"
+    name = Path(unquote(urlsplit(mirrors[0]).path)).name.strip(".") or "download"
     key = sha256 or hashlib.sha256(mirrors[0].encode()).hexdigest()
     path = Path(cache) / key[:16] / name
     path.parent.mkdir(parents=True, exist_ok=True)

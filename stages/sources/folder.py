@@ -5,7 +5,8 @@ import functools
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from stages.errors import UserError
@@ -44,7 +45,7 @@ def folder_images(folder: str | Path, seen: str | Path) -> Iterator[RawImage]:
     paths = [text(name) for name in names]
     places = list(read_layout(paths, str(folder)))
     check_classes({label for _, label in places}, str(folder))
-    with Hashes(seen) as hashes, progress(len(names), "images", "reading") as bar:
+    with known_hashes(seen) as hashes, progress(len(names), "images", "reading") as bar:
         for name, path, (split, label) in zip(names, paths, places, strict=True):
             yield folder_image(folder, name, path, label, split, "", hashes)
             bar.update()
@@ -92,30 +93,30 @@ def _list(folder: Path, prefix: str, above: frozenset[str]) -> Iterator[str]:
             raise UserError(f"{entry.path} is a broken link or no regular file; take it away")
 
 
+@contextmanager
+def known_hashes(seen: str | Path) -> Iterator["Hashes"]:
+    """Hashes remembered from run to run in the file `seen`, which a failed run leaves as it was."""
+    seen = Path(seen)
+    seen.parent.mkdir(parents=True, exist_ok=True)
+    seen.touch()
+    with (
+        open(seen, encoding="utf-8", newline="") as old,
+        replace_file(seen) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as new,
+    ):
+        yield Hashes(csv.reader(old), csv.writer(new, lineterminator="\n").writerow)
+
+
 class Hashes:
-    """SHA-256 of files asked for in sorted order, remembered from run to run in the file `seen`.
+    """SHA-256 of files, asked for in the order of their paths.
 
     A file is read anew unless its size, time of change and inode are as they were. Memory stays
-    flat: old and new lines are merged as they pass.
+    flat: the lines of the last run and of this one are merged as they pass.
     """
 
-    def __init__(self, seen: str | Path):
-        self._seen = Path(seen)
-
-    def __enter__(self) -> "Hashes":
-        self._replace = replace_file(self._seen)
-        self._new = open(self._replace.__enter__(), "w", encoding="utf-8", newline="")
-        self._write = csv.writer(self._new, lineterminator="\n").writerow
-        self._old = open(self._seen, encoding="utf-8", newline="") if self._seen.exists() else None
-        self._lines = csv.reader(self._old) if self._old else iter(())
-        self._line = next(self._lines, None)
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._new.close()
-        if self._old:
-            self._old.close()
-        self._replace.__exit__(*error)
+    def __init__(self, old: Iterator[list[str]], write: Callable[[Sequence[str]], object]):
+        self._lines, self._write = old, write
+        self._line = next(old, None)
 
     def of(self, path: str, file: str | Path) -> tuple[int, bytes]:
         """Size and SHA-256 of `file`, which is known as `path`."""

@@ -12,38 +12,20 @@ from stages.errors import UserError
 SIDES = {
     "train": "train",
     "val": "val",
+    "valid": "val",
     "validation": "val",
     "test": "test",
     "extra": "extra",
 }
 
 # What a person would call an image. Those that preprocess cannot read end in its rejects.
+# fmt: off
 IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".bmp",
-    ".dib",
-    ".gif",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".avif",
-    ".heic",
-    ".heif",
-    ".jp2",
-    ".jxl",
-    ".dng",
-    ".cr2",
-    ".nef",
-    ".arw",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".jxl",
+    ".dng", ".cr2", ".nef", ".arw",
 )
+# fmt: on
 
 # Left by operating systems and file managers; so is whatever starts with a dot.
 OS_FILES = frozenset(["__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"])

@@ -11,7 +11,7 @@ from stages.errors import UserError
 from stages.parameters.download import Columns
 from stages.progress import progress
 from stages.sources.archive import read_members
-from stages.sources.folder import Hashes, folder_image
+from stages.sources.folder import folder_image, known_hashes
 from stages.sources.layout import SIDES, check_classes, clean_label
 from stages.store.raw import Entry, RawImage, read_archive
 
@@ -46,7 +46,7 @@ def table_images(
     rows = read_rows(content, columns, where)
     base = folder / posixpath.dirname(table)
     _check_missing((row for row in rows if not (base / row.path).is_file()), where)
-    with Hashes(seen) as hashes, progress(len(rows), "images", "reading") as bar:
+    with known_hashes(seen) as hashes, progress(len(rows), "images", "reading") as bar:
         for row in rows:
             yield folder_image(base, row.path, row.path, row.label, row.split, row.group, hashes)
             bar.update()
