@@ -25,7 +25,7 @@ PIPELINE = {
         "build": {
             "cmd": "python -m stages.build",
             "params": ["train"],
-            "deps": ["stages/build.py"],
+            "deps": ["data/inbox", "stages/build.py"],
             "outs": ["data/splits", "reports/plots", {"reports/predictions.csv": {"cache": False}}],
             "metrics": [
                 {name: {"cache": False}} for name in ("reports/metrics.json", "reports/data.json")
@@ -49,6 +49,8 @@ class Project:
         Repo.init(str(folder)).close()
         self.write("dvc.yaml", yaml.safe_dump(PIPELINE))
         self.write("stages/build.py", "print('built')\n")
+        self.write("data/inbox/.gitignore", "*\n!.gitignore\n")
+        self.write("data/inbox/cat.jpg", "a photo")
         self.write(".gitignore", "/reports/review/\n/reports/timing.json\n")
 
     def git(self, *arguments: str) -> None:
@@ -357,6 +359,15 @@ def test_results_older_than_the_settings_are_called_stale(project):
     comment = project.review()
     assert "stale" in comment
     assert "<code>build</code> (<code>train</code>)" in comment
+
+
+def test_photos_that_are_elsewhere_make_no_result_stale(project):
+    project.results(outcomes(9, 1))
+    project.record("base")
+    Path("data/inbox/cat.jpg").unlink()
+    assert "stale" not in project.review()
+    Path("data/inbox/dog.jpg").write_text("another photo")
+    assert "<code>data/inbox</code>" in project.review()
 
 
 def test_results_edited_by_hand_are_called_stale(project):

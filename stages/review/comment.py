@@ -444,7 +444,9 @@ def _pictures(review: Review) -> str:
             shown = f'<img src="{base or head}" width="800" alt="{text(caption)}">'
         parts.append(f"**{text(caption)}**\n\n{shown}")
     parts += review.notes
-    return "\n\n".join(["### Plots", *parts]) if parts else ""
+    command = code(f"dvc plots diff {review.base.name}")
+    parts.append(f"{command} overlays the curves of both sides in a browser.")
+    return "\n\n".join(["### Plots", *parts])
 
 
 def _times(review: Review) -> str:

@@ -60,8 +60,8 @@ def extract_from_cache(commit: str, paths: list[str], folder: Path) -> dict[str,
 def stale_stages() -> dict[str, list[str]]:
     """What changed since each stage last ran: stage name -> changed dependencies and outputs.
 
-    Files that are merely absent, because they live in a DVC cache that is not here, are no
-    sign of a stale result and are left out.
+    Files that are merely absent, because they live in a DVC cache that is not here or on the
+    machine of whoever has the photos, are no sign of a stale result and are left out.
     """
     from dvc.repo import Repo
 
@@ -86,9 +86,16 @@ def _changed_names(files: dict) -> list[str]:
     for name, state in files.items():
         if isinstance(state, dict):  # of a parameter file: key -> state
             names += list(state)
-        elif state not in ("deleted", "not in cache"):
+        elif state not in ("deleted", "not in cache") and not _is_empty(Path(name)):
             names.append(name)
     return names
+
+
+def _is_empty(path: Path) -> bool:
+    """True for a folder with no files but .gitignore, such as an inbox without its photos."""
+    return path.is_dir() and all(
+        file.is_dir() or file.name == ".gitignore" for file in path.rglob("*")
+    )
 
 
 def changed_code(commit: str) -> list[str]:
