@@ -33,9 +33,9 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-# Reduced decoding leaves at least so many pixels for each one wanted, in each direction: with
-# two, the filter has the last word, and what comes out differs little from full scale.
-SPARE = 2
+# Reduced decoding leaves at least so many pixels for each one wanted, in each direction, so
+# that the filter has the last word and what comes out differs little from full scale.
+SPARE = 1.5
 
 # EXIF orientation (tag 274): how the stored image must be turned to stand upright.
 ORIENTATION = 0x0112

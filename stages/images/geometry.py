@@ -38,7 +38,7 @@ def place(width: int, height: int, frame: tuple[int, int], resize: str) -> Place
     return Placement(box, frame, (0, 0))
 
 
-def reduction(placement: Placement, spare: int) -> int:
+def reduction(placement: Placement, spare: float) -> int:
     """The largest of 8, 4, 2, 1 by which the image may shrink while it is being decoded.
 
     What is left has at least `spare` times the pixels that the frame needs, in each direction.
