@@ -36,7 +36,7 @@ def write_parameters(folder: Path, **sections: dict) -> None:
 
 
 def run_stage(name: str, folder: Path, watch_memory: bool = False) -> Run:
-    """Run `python -m stages.NAME` in `folder`; peak memory, if watched, is that of all processes."""
+    """Run `python -m stages.NAME` in `folder`; the peak, if watched, is that of all processes."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     started, before = time.perf_counter(), os.times()
     command = [sys.executable, "-m", f"stages.{name}"]
