@@ -38,9 +38,10 @@ def learning_curves(
             epochs, train = curves["train"]
             val = np.interp(epochs, *curves["val"])
             worse = val > train if what == "Loss" else val < train
-            axes.fill_between(
-                epochs, train, val, where=worse, color=RED, alpha=0.12, linewidth=0, label="gap"
-            )
+            if worse.any():
+                axes.fill_between(
+                    epochs, train, val, where=worse, color=RED, alpha=0.12, linewidth=0, label="gap"
+                )
         if chosen is not None:
             axes.axvline(
                 chosen, color=INK, linestyle="--", linewidth=1, label=f"chosen: epoch {chosen}"

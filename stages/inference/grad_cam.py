@@ -14,11 +14,12 @@ def last_convolution(model: keras.Model) -> keras.Layer | None:
     or separable kinds count too.
     """
     found = None
-    for layer in model._flatten_layers(include_self=False):
-        kernel = getattr(layer, "kernel", None)
-        kernel = kernel if kernel is not None else getattr(layer, "pointwise_kernel", None)
-        if kernel is not None and len(kernel.shape) == 4:
-            found = layer
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            found = last_convolution(layer) or found
+        for part in ("kernel", "pointwise_kernel"):
+            if len(getattr(getattr(layer, part, None), "shape", ())) == 4:
+                found = layer
     return found
 
 

@@ -1,0 +1,197 @@
+"""Figures: right for 2 and for 100 classes, no text over other text, the same bytes each time."""
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from factory import ROOT, colour_images
+from matplotlib.figure import Figure
+from PIL import Image
+
+from stages.figures import charts, image_grids
+from stages.figures.confusion import confusion_matrix
+from stages.figures.style import save_png, shortened, to_svg
+
+LONG = "Yellow-headed Blackbird, juvenile, in flight over $water$"
+
+
+def class_names(count):
+    return [f"{k:03d} {LONG}" for k in range(count)]
+
+
+def illegible(drawn):
+    """Texts of a figure that stick out of it, and pairs that are drawn over each other."""
+    drawn.draw_without_rendering()
+    texts = [text for legend in drawn.legends for text in legend.get_texts()]
+    for axes in drawn.axes:
+        texts += [axes.title, axes._left_title, *axes.texts]
+        for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
+            low, high = sorted(axis.get_view_interval())
+            ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+            texts += [axis.label, *(label for place, label in ticks if low <= place <= high)]
+    boxes = [(t.get_text(), t.get_window_extent()) for t in texts if t.get_text().strip()]
+    page = drawn.bbox
+    out = [
+        name
+        for name, box in boxes
+        if min(box.x0, box.y0) < -1 or box.x1 > page.width + 1 or box.y1 > page.height + 1
+    ]
+    return out + [
+        (a, b)
+        for (a, box), (b, other) in itertools.combinations(boxes, 2)
+        if min(box.x1, other.x1) - max(box.x0, other.x0) > 1  # a pixel of contact is fine
+        and min(box.y1, other.y1) - max(box.y0, other.y0) > 1
+    ]
+
+
+def test_overlapping_and_cut_off_texts_would_be_found():
+    drawn = Figure(figsize=(4, 3))  # without the layout that makes room
+    axes = drawn.add_axes((0.2, 0.2, 0.7, 0.7))
+    axes.text(0.5, 0.5, "one")
+    axes.text(0.5, 0.5, "two")
+    axes.text(0.99, 0.2, "much too long for this place")
+    assert illegible(drawn) == ["much too long for this place", ("one", "two")]
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_names_on_a_confusion_matrix_never_overlap(classes):
+    counts = np.random.default_rng(0).integers(0, 50, (classes, classes))
+    drawn = confusion_matrix(counts, class_names(classes))
+    assert len(drawn.axes[0].get_yticklabels()) == classes
+    assert not illegible(drawn)
+
+
+def test_a_confusion_matrix_shows_shares_of_the_actual_or_of_the_predicted_class():
+    counts = np.array([[3, 1], [0, 4]])
+    for of, expected in (
+        ("actual", [["75", "25"], ["", "100"]]),
+        ("predicted", [["100", "20"], ["", "80"]]),
+        ("counts", [["3", "1"], ["", "4"]]),
+    ):
+        found = [["", ""], ["", ""]]
+        for text in confusion_matrix(counts, ["a", "b"], of).axes[0].texts:
+            found[int(text.get_position()[1])][int(text.get_position()[0])] = text.get_text()
+        assert found == expected
+
+
+@pytest.mark.parametrize("classes", [2, 100])
+def test_bars_by_class_are_legible(classes):
+    rng = np.random.default_rng(0)
+    support = rng.integers(0, 90, classes)
+    for drawn in (
+        charts.class_scores(class_names(classes), rng.random(classes), support),
+        charts.class_counts(class_names(classes), {"train": support * 9, "test": support}),
+    ):
+        assert not illegible(drawn)
+
+
+def test_classes_without_test_images_have_no_f1_bar():
+    drawn = charts.class_scores(["cat", "dog"], np.array([0.5, 0.0]), np.array([7, 0]))
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["cat (7)"]
+
+
+def test_learning_curves_mark_the_chosen_epoch():
+    epochs = np.arange(1, 6)
+    loss = {"train": (epochs, 1 / epochs), "val": (epochs, 1 / epochs + 0.1 * (epochs - 1))}
+    drawn = charts.learning_curves(loss, {}, chosen=3)
+    (axes,) = drawn.axes  # no empty one for an accuracy that is not there
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["training (last: 0.2)", "validation (last: 0.6)", "gap", "chosen: epoch 3"]
+
+
+@pytest.mark.parametrize("epochs", [1, 200])
+def test_learning_curves_without_validation_and_of_any_length(epochs):
+    curve = np.arange(1, epochs + 1), np.linspace(1, 0.5, epochs)
+    drawn = charts.learning_curves({"train": curve}, {"train": curve}, chosen=None)
+    assert len(drawn.axes) == 2
+    assert not illegible(drawn)
+
+
+def test_grids_shorten_names_instead_of_running_into_the_neighbour():
+    images = list(colour_images(np.arange(12) % 3))
+    names = class_names(12)
+    for drawn in (
+        image_grids.samples(images, names),
+        image_grids.mistakes(images, names, names[::-1], np.linspace(1, 0.5, 12)),
+        image_grids.grad_cam(images, np.zeros((12, 2, 4, 4), np.uint8), names, names),
+        image_grids.extremes(
+            names[:2], [([(images[0], 0.1)], [(images[1], 0.9)]), ([(images[2], 0.5)], [])], 3
+        ),
+    ):
+        assert not illegible(drawn)
+
+
+def test_no_mistakes_is_said_not_drawn_as_empty_axes():
+    drawn = image_grids.mistakes([], [], [], np.array([]))
+    assert not drawn.axes
+    assert [text.get_text() for text in drawn.texts] == ["No mistakes on the test images"]
+
+
+def test_shortened_names_keep_beginning_and_end():
+    assert shortened("abcdefghij", 5) == "ab…ij"
+    assert shortened("a\n b", 5) == "a b"
+
+
+def test_the_same_figure_gives_the_same_bytes(tmp_path):
+    counts = np.eye(3, dtype=int)
+    for name in "ab":
+        save_png(confusion_matrix(counts, list("xyz")), tmp_path / f"{name}.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as image:
+        assert "Software" not in image.info
+    one, two = (to_svg(confusion_matrix(counts, list("xyz"))) for _ in range(2))
+    assert one == two
+    assert "<dc:date>" not in one
+
+
+def test_every_figure_of_a_finished_job_is_there(finished_job):
+    names = {path.stem for path in (finished_job / "reports/plots").glob("*.png")}
+    assert names == {
+        *("samples", "augmented", "learning_curves", "class_scores", "class_counts"),
+        *("confusion_actual", "confusion_predicted", "confusion_counts", "mistakes", "extremes"),
+        *("grad_cam", "roc", "precision_recall", "reliability", "accuracy_by_epoch"),
+    }
+
+
+def test_plot_starts_without_tensorflow_and_heavy_libraries():
+    code = (
+        "import sys, stages.plot; "
+        "print([m for m in ('tensorflow', 'keras', 'matplotlib', 'sklearn', 'pyarrow', 'jinja2') "
+        "if m in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_console_ends_with_headline_weakest_classes_and_the_page(
+    finished_job, monkeypatch, capsys
+):
+    import json
+
+    from stages.report.headline import console_summary
+    from stages.report.results import read_results
+    from stages.store.timing import read_times
+
+    monkeypatch.chdir(finished_job)
+    from stages import plot
+
+    results = read_results(
+        plot.PROCESSED,
+        plot.SPLITS,
+        plot.TRAIN,
+        plot.METRICS,
+        plot.DATA,
+        plot.CURVES,
+        plot.EVALUATION,
+    )
+    lines = console_summary(results, read_times(plot.TIMING), str(plot.PAGE)).splitlines()
+    test = json.loads(plot.METRICS.read_text(encoding="utf-8"))["test"]
+    assert lines[0].startswith(f"{100 * test['accuracy']:.1f} % of 90 test images right")
+    weakest = sorted(test["per_class"], key=lambda name: test["per_class"][name]["f1"])
+    assert all(f"weakest: {n}: F1" in line for n, line in zip(weakest, lines[1:4], strict=True))
+    assert lines[4].startswith("  evaluate: seconds")
+    assert lines[-1] == "open reports/report.html"
