@@ -12,6 +12,7 @@ from stages.review.results import Results
 # The first line; finds the comment again when a later push updates it.
 MARKER = "<!-- image classification review -->"
 ROWS = 20  # of a table, at most; keeps the comment below GitHub's 65,536 characters
+OPEN_PICTURES = ("Learning curves", "confusion_actual", "confusion")  # the others are folded
 HEADLINE = ("accuracy", "loss", "top", "f1_macro", "balanced_accuracy", "roc_auc")
 MINUS = "\N{MINUS SIGN}"
 MARKUP = re.compile(r"[&<>\"'\\`*\[\]|~@#]|(?<![^\W_])_|_(?![^\W_])")  # not the _ of f1_macro
@@ -67,12 +68,12 @@ def code(value: object) -> str:
     return f"<code>{text(value)}</code>"
 
 
-def table(header: list[str], rows: list[list[str]], what: str = "rows") -> str:
-    """A Markdown table of at most `ROWS` rows, and a line that counts the others."""
+def table(header: list[str], rows: list[list[str]], what: str = "rows", most: int = ROWS) -> str:
+    """A Markdown table of at most `most` rows, and a line that counts the others."""
     lines = ["| " + " | ".join(header) + " |", "| --- " + "| ---: " * (len(header) - 1) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows[:ROWS]]
-    if len(rows) > ROWS:
-        lines += ["", f"... and {len(rows) - ROWS:,} more {what}."]
+    lines += ["| " + " | ".join(row) + " |" for row in rows[:most]]
+    if len(rows) > most:
+        lines += ["", f"... and {len(rows) - most:,} more {what}."]
     return "\n".join(lines)
 
 
@@ -242,7 +243,7 @@ def _metrics(review: Review) -> str:
         parts.append(table(header, main, "metrics"))
     if rest:
         summary = f"Other metrics that changed: {len(rest):,}"
-        parts.append(details(summary, table(header, rest, "metrics")))
+        parts.append(details(summary, table(header, rest, "metrics", most=100)))
     return "\n\n".join(parts)
 
 
@@ -435,23 +436,34 @@ def _image_list(rows: pa.Table, summary: str, review: Review) -> str:
 
 
 def _pictures(review: Review) -> str:
-    parts = []
+    shown, folded = [], []
     for caption, base, head in review.pictures:
-        if base and head:
-            row = [f'<img src="{link}" width="400" alt="{text(caption)}">' for link in (base, head)]
-            shown = table([_name(review.base), "here"], [row]).replace("| ---: |", "| --- |")
-        else:
-            shown = f'<img src="{base or head}" width="800" alt="{text(caption)}">'
-        parts.append(f"**{text(caption)}**\n\n{shown}")
-    parts += review.notes
+        picture = _picture(caption.replace("_", " "), base, head, review)
+        (shown if caption in OPEN_PICTURES else folded).append(picture)
+    if folded:
+        shown.append(details(f"Other plots that changed: {len(folded):,}", "\n\n".join(folded)))
     command = code(f"dvc plots diff {review.base.name}")
-    parts.append(f"{command} overlays the curves of both sides in a browser.")
-    return "\n\n".join(["### Plots", *parts])
+    overlay = f"{command} overlays the curves of both sides in a browser."
+    return "\n\n".join(["### Plots", *shown, *review.notes, overlay])
+
+
+def _picture(caption: str, base: str | None, head: str | None, review: Review) -> str:
+    alt = text(caption)
+    if base and head:
+        row = [f'<img src="{link}" width="400" alt="{alt}">' for link in (base, head)]
+        drawn = table([_name(review.base), "here"], [row]).replace("| ---: |", "| --- |")
+    else:
+        drawn = f'<img src="{base or head}" width="800" alt="{alt}">'
+    return f"**{alt}**\n\n{drawn}"
 
 
 def _times(review: Review) -> str:
     if not review.head.timing:
         return ""
-    rows = [[code(key), number(value)] for key, value in flatten(review.head.timing).items()]
+    rows = [
+        [code(key), number(value)]
+        for key, value in flatten(review.head.timing).items()
+        if not isinstance(value, list)  # one entry an epoch
+    ]
     body = table(["time, on the machine that wrote this comment", "here"], rows)
     return details("Times (they vary from run to run, and are not compared)", body)
