@@ -40,8 +40,8 @@ from stages.store.raw import Entry, read_manifest, write_manifest
 # (name, height, width, side of the result, images, times the loop, share of the limit)
 SETS = [
     ("small", 32, 32, 32, 20_000, None, None),
-    ("medium", 375, 500, 224, 400, 1.7, 0.8),
-    ("medium to 64", 375, 500, 64, 400, 1.7, 0.8),
+    ("medium", 375, 500, 224, 500, 1.7, 0.8),
+    ("medium to 64", 375, 500, 64, 800, 1.7, 0.8),
     ("large", 3000, 4000, 224, 12, 4.0, 0.8),
 ]
 ROUNDS = 3

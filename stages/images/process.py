@@ -88,6 +88,7 @@ class Processed:
         shard = np.searchsorted(starts, np.arange(len(readable)), side="right") - 1
         before = np.concatenate([[0], np.cumsum(readable)])
         row = before[:-1] - before[starts[shard]]
+        names = [self.shards.path(number).name for number in range(len(starts) - 1)]
         for start in range(0, len(contents.of), ROWS_AT_A_TIME):
             of = contents.of[start : start + ROWS_AT_A_TIME]
             kept = np.flatnonzero(readable[of])
@@ -97,7 +98,7 @@ class Processed:
             yield from zip(
                 *(table[name].to_pylist() for name in ("id", "path", "label")),
                 *(table[name].to_pylist() for name in ("split", "group", "sha256")),
-                [self.shards.path(number).name for number in shard[of].tolist()],
+                [names[number] for number in shard[of].tolist()],
                 row[of].tolist(),
                 *(
                     [value.decode() for value in column] if FACTS[number].kind == "S" else column
