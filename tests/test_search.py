@@ -52,9 +52,10 @@ def project(tmp_path, monkeypatch):
     Path("params.yaml").write_text(yaml.safe_dump(values))
     Path("dvc.yaml").write_text(yaml.safe_dump(PIPELINE))
     Path("formula.py").write_text(FORMULA)
-    Path(".gitignore").write_text("/photos\n/space.yaml\n")
+    Path(".gitignore").write_text("/space.yaml\n")
     Path("photos").mkdir()
     Path("photos/cat.jpg").write_bytes(b"a photo")
+    Path("photos/.gitignore").write_text("*\n!.gitignore\n")
     name = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
     subprocess.run(["git", "add", "--all"], check=True)
     subprocess.run(["git", *name, "commit", "--quiet", "--message", "start"], check=True)
@@ -95,7 +96,9 @@ def test_trials_are_experiments_and_a_second_search_goes_on_from_them(project, c
 def test_a_failed_trial_does_not_end_the_search(project, capfd):
     with pytest.raises(UserError, match="no trial succeeded"):
         project("train.epochs: [13]", trials=1)
-    assert "search-001 failed" in capfd.readouterr().out
+    said = capfd.readouterr()
+    assert "search-001 failed" in said.out
+    assert "13 is unlucky" in said.out + said.err
 
 
 @pytest.mark.parametrize(

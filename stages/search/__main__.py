@@ -19,6 +19,7 @@ from stages.search.experiments import (
     names,
     past_experiments,
     run_experiment,
+    untracked,
 )
 from stages.search.space import check_keys, look_up, read_space
 
@@ -111,9 +112,10 @@ def _run(name: str, settings: dict, parameters: Parameters, metric: str) -> floa
 
 
 def _untracked_inputs(parameters: Parameters) -> list[str]:
-    """Relative paths that settings name; an experiment runs in a folder of its own."""
+    """What an experiment, which runs in a folder of its own, would miss there."""
     paths = [parameters.download.path, parameters.model.weights]
-    return [path for path in paths if path and not Path(path).is_absolute() and Path(path).exists()]
+    relative = [path for path in paths if path and not Path(path).is_absolute()]
+    return [name for path in relative if Path(path).exists() for name in untracked(path)]
 
 
 def _short(value):

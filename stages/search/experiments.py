@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 PREFIX = "search-"
 
@@ -52,9 +53,17 @@ def run_experiment(name: str, settings: dict, copy: list[str]) -> bool:
     `settings` are values by dotted key, `copy` paths that the pipeline reads though neither
     git nor DVC tracks them. The working tree stays as it is.
     """
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--quiet", "--temp", "--name", name]
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name]
     for path in copy:
         command += ["--copy-paths", path]
     for key, value in settings.items():
         command += ["--set-param", f"++{key}={json.dumps(value)}"]
     return subprocess.run(command, check=False).returncode == 0
+
+
+def untracked(path: str) -> list[str]:
+    """What neither git nor DVC tracks of `path`, a relative path: files, and whole folders."""
+    command = ["git", "ls-files", "--others", "--directory", "-z", "--", path]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    names = [name.rstrip("/") for name in listed.split("\0") if name]
+    return [name for name in names if not Path(f"{name}.dvc").exists()]
