@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from stages.architectures import adapt_model, build_model, names, portable
 from stages.architectures.backbone import _find, _preprocess, networks
@@ -73,6 +74,27 @@ def test_fused_batch_normalization_trains_and_predicts_as_keras_own():
     for mine, theirs in zip(ours.get_weights(), keras_own.get_weights(), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=2e-3)
     np.testing.assert_allclose(ours(x), keras_own(x), atol=5e-3)
+
+
+def test_the_kernel_gradient_by_matrix_products_is_that_of_the_convolution():
+    from stages.architectures._layers import MatmulGradientConv2D
+
+    random = np.random.default_rng(2)
+    images = tf.cast(random.normal(size=(8, 7, 5, 16)), "bfloat16")
+    weights = tf.cast(random.normal(size=(8, 7, 5, 24)), "bfloat16")
+    gradients = []
+    for kind in (MatmulGradientConv2D, keras.layers.Conv2D):
+        layer = kind(24, 3, padding="same", dtype="mixed_bfloat16")
+        layer.build(images.shape)
+        layer.kernel.assign(np.random.default_rng(3).normal(size=(3, 3, 16, 24)) / 12)
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            total = tf.reduce_sum(tf.cast(layer(images) * weights, "float32"))
+        gradients.append(tape.gradient(total, [images, layer.kernel.value, layer.bias.value]))
+    for ours, keras_own in zip(*gradients, strict=True):
+        assert ours.dtype == keras_own.dtype
+        ours, keras_own = np.array(ours, "float32"), np.array(keras_own, "float32")
+        np.testing.assert_allclose(ours, keras_own, atol=0.01 * np.abs(keras_own).max())
 
 
 @pytest.mark.parametrize("name", ["speednet", "residual", "two_part"])

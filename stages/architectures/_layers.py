@@ -34,6 +34,55 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
+@keras.saving.register_keras_serializable("stages")
+class MatmulGradientConv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D` whose kernel's gradient is a sum of matrix products on small images.
+
+    Same settings, weights and results up to rounding. In bfloat16 oneDNN computes that gradient
+    at a third of the speed of the convolution when images are 8x8 or smaller; one matrix product
+    for each place in the kernel is nearly twice as fast. For strides of 1, padding "same" and
+    odd kernels; everything else is left to Keras.
+    """
+
+    SMALL = 8
+
+    def call(self, inputs):
+        height, width = inputs.shape[1:3]
+        small = height is not None and max(height, width) <= self.SMALL
+        odd = all(size % 2 for size in self.kernel_size)
+        fits = self.padding == "same" and self.strides == (1, 1) and self.groups == 1 and odd
+        if not (small and fits and inputs.dtype == tf.bfloat16):
+            return super().call(inputs)
+        outputs = _convolve(inputs, tf.cast(self.kernel, inputs.dtype))
+        if self.use_bias:
+            outputs = tf.nn.bias_add(outputs, tf.cast(self.bias, inputs.dtype))
+        return self.activation(outputs)
+
+
+@tf.custom_gradient
+def _convolve(images, kernel):
+    """Convolution with stride 1 and padding "same", differentiated by matrix products."""
+
+    def gradient(upstream):
+        to_images = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(images), 1, "SAME")
+        rows, columns, inputs, outputs = kernel.shape
+        height, width = images.shape[1:3]
+        margin = [[0, 0], [rows // 2] * 2, [columns // 2] * 2, [0, 0]]
+        padded, flat = tf.pad(images, margin), tf.reshape(upstream, [-1, outputs])
+        places = [
+            tf.matmul(
+                tf.reshape(padded[:, y : y + height, x : x + width], [-1, inputs]),
+                flat,
+                transpose_a=True,
+            )
+            for y in range(rows)
+            for x in range(columns)
+        ]
+        return to_images, tf.reshape(tf.stack(places), kernel.shape)
+
+    return tf.nn.conv2d(images, kernel, 1, "SAME"), gradient
+
+
 def portable(model: keras.Model) -> keras.Model:
     """The same model with the same weights, made of Keras' own float32 layers only.
 
@@ -42,10 +91,14 @@ def portable(model: keras.Model) -> keras.Model:
 
     def plain(layer):
         config = {**layer.get_config(), "dtype": "float32"}
-        if isinstance(layer, FusedBatchNormalization):
-            return keras.layers.BatchNormalization.from_config(config)
-        return type(layer).from_config(config)
+        return PLAIN.get(type(layer), type(layer)).from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=plain, recursive=True)
     copy.set_weights(model.get_weights())
     return copy
+
+
+PLAIN = {
+    FusedBatchNormalization: keras.layers.BatchNormalization,
+    MatmulGradientConv2D: keras.layers.Conv2D,
+}

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from stages.architectures._layers import FusedBatchNormalization
+from stages.architectures._layers import FusedBatchNormalization, MatmulGradientConv2D
 
 
 def build(shape, outputs, widths=(64, 256, 256), depth=2, residual=False) -> keras.Model:
@@ -66,7 +66,7 @@ def adapt(model, images) -> None:
 
 def _convolution(x, width):
     uniform = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-    convolution = layers.Conv2D(
+    convolution = MatmulGradientConv2D(
         width, 3, padding="same", use_bias=False, kernel_initializer=uniform
     )
     x = convolution(x)
