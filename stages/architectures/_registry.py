@@ -4,6 +4,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import re
 from pathlib import Path
 
 import keras
@@ -51,7 +52,9 @@ def build_model(name, shape, outputs, settings=None, weights=None) -> keras.Mode
     try:
         model = build(tuple(shape), outputs, **arguments)
     except (ValueError, TypeError) as error:
-        raise UserError(f"model {name} cannot be built for {_text(shape)}: {error}") from error
+        raise UserError(
+            f"model {name} cannot be built for {_text(shape)}: {_reason(shape, str(error))}"
+        ) from error
     if weights and not takes_weights:
         _load(model, weights)
     return model
@@ -82,6 +85,15 @@ def _load(model, path) -> None:
         model.load_weights(path)
     except (ValueError, OSError, KeyError) as error:
         raise UserError(f"model.weights: {path} does not fit the model: {error}") from error
+
+
+def _reason(shape, message) -> str:
+    """Keras' message, or what to do where its cause is known."""
+    if shape[0] is None and "None" in message:
+        return "it takes images of one size only; leave train.image_sizes empty"
+    if "negative" in message:  # the size of what comes out of a convolution or a pooling
+        return "they are too small for it; raise preprocess.size"
+    return re.sub("\x1b\\[[0-9;]*m", "", message)  # Keras writes in bold
 
 
 def _text(shape) -> str:

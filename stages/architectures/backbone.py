@@ -36,6 +36,13 @@ def build(
         )
     except OSError as error:
         raise UserError(f"model.weights: {weights} of {network} cannot be read: {error}") from error
+    except Exception as error:
+        if "URL fetch failure" not in str(error):  # Keras raises it as a plain Exception
+            raise
+        raise UserError(
+            f"model.weights: {weights} of {network} cannot be downloaded ({error}); fetch the "
+            "file on a machine that can and set model.weights to its path"
+        ) from error
     images = keras.Input(shape)
     x = images
     if channels != shape[-1]:  # a grey image in each of the three channels
@@ -56,7 +63,8 @@ def networks() -> list[str]:
 def _find(network):
     """The constructor of a network, and the module that has its `preprocess_input`."""
     if network not in networks():
-        close = difflib.get_close_matches(str(network), networks(), n=1)
+        known = {name.lower(): name for name in networks()}
+        close = [known[one] for one in difflib.get_close_matches(str(network).lower(), known, n=1)]
         hint = f"did you mean {close[0]}?" if close else "it may be " + ", ".join(networks())
         raise UserError(
             f"model.settings.network = {network!r} is not in keras.applications; {hint}"
