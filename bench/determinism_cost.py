@@ -24,8 +24,8 @@ JOBS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=4000, help="images an epoch (4000)")
-    parser.add_argument("--rounds", type=int, default=9, help="epochs of each side (9)")
+    parser.add_argument("--images", type=int, default=1000, help="images an epoch (1000)")
+    parser.add_argument("--rounds", type=int, default=21, help="epochs of each side (21)")
     arguments = parser.parse_args()
     images, labels = random_images(arguments.images)
     ratios, rates = {}, {}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stages.training.precision import _cpu, choose_precision, measure
+from stages.training.precision import WORTHWHILE, _cpu, choose_precision, measure
 
 
 @pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
@@ -22,7 +22,7 @@ def test_auto_never_takes_bfloat16_without_instructions_for_it(tmp_path):
         (record,) = tmp_path.glob("precision-*.json")
         kept = json.loads(record.read_text())
         assert kept["precision"] == chosen
-        assert (kept["bfloat16_speedup"] >= 1.3) == (chosen == "bfloat16")
+        assert (kept["bfloat16_speedup"] >= WORTHWHILE) == (chosen == "bfloat16")
 
 
 def test_auto_keeps_to_its_choice(tmp_path):
