@@ -30,8 +30,8 @@ def fit_in_turns(turn, images, labels) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=6400, help="images an epoch (6400)")
-    parser.add_argument("--rounds", type=int, default=9, help="epochs of each side (9)")
+    parser.add_argument("--images", type=int, default=3200, help="images an epoch (3200)")
+    parser.add_argument("--rounds", type=int, default=13, help="epochs of each side (13)")
     parser.add_argument("--precision", default="auto", help="train.precision of our side (auto)")
     arguments = parser.parse_args()
     images, labels = random_images(arguments.images)
