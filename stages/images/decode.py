@@ -2,12 +2,14 @@
 
 Ordinary JPEGs are decoded by libjpeg-turbo (simplejpeg), at 1/2, 1/4 or 1/8 of their scale
 where that is enough: the inverse DCT then yields the average of 2x2, 4x4 or 8x8 pixels for
-a fraction of the work. Every other file is decoded by Pillow, which also resizes both.
+a fraction of the work. Every other file is decoded by Pillow. What resizes does not depend on
+the format: see `stages.images.resize`.
 """
 
 import io
 import warnings
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
@@ -16,37 +18,33 @@ import simplejpeg
 from PIL import Image
 
 from stages.images.geometry import Placement, place, reduction
+from stages.images.resize import resize
 
 # Names what turns files into pixels: results of another decoder are not reused.
-DECODER = f"1 (Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__})"
+DECODER = (
+    f"2 (Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}, "
+    f"OpenCV {version('opencv-python-headless')})"
+)
 
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 # A file may claim any size; more pixels than this are taken for a decompression bomb.
 MAX_PIXELS = 180_000_000
 
-FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "area": Image.Resampling.BOX,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
 # Reduced decoding leaves at least so many pixels for each one wanted, in each direction, so
 # that the filter has the last word and what comes out differs little from full scale.
-SPARE = 1.5
+SPARE = 1.25
 
 # EXIF orientation (tag 274): how the stored image must be turned to stand upright.
 ORIENTATION = 0x0112
 TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.transpose(1, 0, 2),
+    6: lambda image: image.transpose(1, 0, 2)[:, ::-1],
+    7: lambda image: image.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda image: image.transpose(1, 0, 2)[::-1],
 }
 
 # Where in a JPEG its metadata lies.
@@ -71,7 +69,7 @@ class Recipe:
     """The settings of preprocess that decide what the pixels look like.
 
     `size` (height, width); `color` rgb | grayscale; `resize` stretch | pad | crop;
-    `interpolation` a key of `FILTERS`; `background` (red, green, blue).
+    `interpolation` as in `stages.images.resize`; `background` (red, green, blue).
     """
 
     size: tuple[int, int]
@@ -128,8 +126,7 @@ def decode_with_facts(data: bytes, recipe: Recipe) -> tuple[np.ndarray, Facts]:
 def _decode_jpeg(data: bytes, recipe: Recipe, width: int, height: int) -> np.ndarray:
     _check_size(width, height)
     orientation = _jpeg_orientation(data)
-    upright = (height, width) if orientation > 4 else (width, height)
-    placement = place(*upright, recipe.size[::-1], recipe.resize)
+    placement = _place(width, height, orientation, recipe)
     factor = 1 if recipe.interpolation == "nearest" else reduction(placement, SPARE)
     try:
         pixels = simplejpeg.decode_jpeg(
@@ -145,17 +142,11 @@ def _decode_jpeg(data: bytes, recipe: Recipe, width: int, height: int) -> np.nda
             return _decode_any(data, recipe)[0]
         kind = "truncated" if "end of JPEG" in message else "corrupt"
         raise UnreadableImage(f"{kind}: {message}") from None
-    if orientation == 1 and pixels.shape == recipe.shape and placement.box == (0, 0, width, height):
-        return pixels
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    if orientation != 1:
-        image = image.transpose(TURNS[orientation])
-    return _fit(image, placement, factor, recipe)
+    return _fit(pixels, placement, factor, orientation, recipe)
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    head = data[:JPEG_HEAD]
-    if b"Exif\0" in head or b"tiff:Orientation" in head:
+    if any(data.find(name, 0, JPEG_HEAD) >= 0 for name in (b"Exif\0", b"tiff:Orientation")):
         try:
             return _orientation(Image.open(io.BytesIO(data), formats=("JPEG",)))
         except Exception:
@@ -192,10 +183,9 @@ def _decode_any(data: bytes, recipe: Recipe) -> tuple[np.ndarray, Facts]:
         message = " ".join(str(error).split()) or type(error).__name__
         kind = "truncated" if "truncated" in message.lower() else "corrupt"
         raise UnreadableImage(f"{kind}: {message}") from None
-    if orientation != 1:
-        image = image.transpose(TURNS[orientation])
-    placement = place(*image.size, recipe.size[::-1], recipe.resize)
-    return _fit(image, placement, 1, recipe), facts
+    placement = _place(*image.size, orientation, recipe)
+    pixels = np.asarray(image, np.uint8).reshape(*image.size[::-1], recipe.shape[2])
+    return _fit(pixels, placement, 1, orientation, recipe), facts
 
 
 def _check_size(width: int, height: int) -> None:
@@ -223,17 +213,33 @@ def _flatten(image: Image.Image, recipe: Recipe) -> Image.Image:
     return image if image.mode == recipe.mode else image.convert(recipe.mode)
 
 
-def _fit(image: Image.Image, placement: Placement, factor: int, recipe: Recipe) -> np.ndarray:
-    """Resize and place `image`, which has been reduced by `factor`."""
+def _place(width: int, height: int, orientation: int, recipe: Recipe) -> Placement:
+    """Where an image of `width` x `height` as stored, before it is turned, goes upright."""
+    upright = (height, width) if orientation > 4 else (width, height)
+    return place(*upright, recipe.size[::-1], recipe.resize)
+
+
+def _fit(
+    pixels: np.ndarray, placement: Placement, factor: int, orientation: int, recipe: Recipe
+) -> np.ndarray:
+    """Resize, turn and place `pixels`, uint8 (h, w, c), which are stored reduced by `factor`."""
     # A side that `factor` does not divide ends within the last pixel of the reduced image.
-    box = tuple(edge / factor for edge in placement.box)
-    if placement.size != image.size or box != (0, 0, *image.size):
-        image = image.resize(placement.size, FILTERS[recipe.interpolation], box)
-    if placement.size != recipe.size[::-1]:
-        background = Image.new("RGB", recipe.size[::-1], recipe.background).convert(recipe.mode)
-        background.paste(image, placement.corner)
-        image = background
-    return np.asarray(image).reshape(recipe.shape)
+    left, top, right, bottom = (edge / factor for edge in placement.box)
+    size = placement.size
+    if orientation > 4:  # turned when it is small, which costs less
+        left, top, right, bottom, size = top, left, bottom, right, size[::-1]
+    pixels = resize(pixels, (left, top, right, bottom), size, recipe.interpolation)
+    if orientation != 1:
+        pixels = TURNS[orientation](pixels)
+    if pixels.shape == recipe.shape:
+        return pixels
+    # Pillow knows how a colour becomes grey.
+    background = Image.new("RGB", (1, 1), recipe.background).convert(recipe.mode)
+    framed = np.empty(recipe.shape, np.uint8)
+    framed[:] = background.getpixel((0, 0))
+    (x, y), (height, width) = placement.corner, pixels.shape[:2]
+    framed[y : y + height, x : x + width] = pixels
+    return framed
 
 
 # Pillow warns of every large or slightly damaged file. Sizes are checked above; damage either
