@@ -21,7 +21,7 @@ SUMMARY = Path("reports/data.json")
 ISSUES = Path("reports/data_issues.csv")
 
 COLUMNS = [
-    *("id", "path", "label", "split", "group", "pixels", "perceptual"),
+    *("id", "path", "label", "split", "group", "sha256", "pixels", "perceptual"),
     *("width", "height", "mode", "format", "bytes", "shard", "row"),
 ]
 

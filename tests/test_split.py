@@ -249,6 +249,14 @@ def test_with_hash_growth_moves_no_image(project):
     assert 0.1 < len(after["test"]) / 700 < 0.3
 
 
+@pytest.mark.parametrize("method", ["stratified", "hash"])
+def test_processing_in_another_size_moves_no_image(project, method):
+    rows = images(100)
+    before = project.split(rows, method=method)
+    smaller = [row | {"pixels": row["pixels"][::-1], "width": 16} for row in rows]
+    assert project.split(smaller, method=method) == before
+
+
 def test_with_hash_a_wider_validation_share_leaves_the_test_set_alone(project):
     narrow, wide = (project.split(images(200), method="hash", val=v) for v in (0.1, 0.3))
     assert narrow["test"] == wide["test"]

@@ -28,7 +28,8 @@ def perceptual_hashes(images: np.ndarray) -> list[str]:
     bands = images[:, rows].reshape(count, 8, 4, width * channels).sum(2, dtype=np.float32)
     # Whole numbers below 2**24 are exact in float32, in whatever order a library adds them.
     cells = bands.reshape(count * 8, -1) @ _cell_weights(width, channels)
-    bits = np.packbits(cells[:, :-1] < cells[:, 1:], axis=1)
+    brighter = cells[:, 1:] - cells[:, :-1] > MARGIN * 16 * channels
+    bits = np.packbits(brighter, axis=1)
     return [row.tobytes().hex() for row in bits.reshape(count, 8)]
 
 

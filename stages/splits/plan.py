@@ -40,7 +40,7 @@ def plan_sides(
     test: float,
     group_by: str | None = None,
 ) -> Plan:
-    """Give every row of `images` (columns path, label, split, group, pixels) a side.
+    """Give every row of `images` (columns path, label, split, group, sha256, pixels) a side.
 
     Declared sides are kept. A side that is declared for any image takes no others; the rest
     is drawn from the images without a declared side, or, where all have one, from the
@@ -51,7 +51,7 @@ def plan_sides(
     """
     groups = images["group"] if group_by is None else group_names(images["path"], group_by)
     pixels, _ = encode(images["pixels"])
-    units, names = encode(unit_names(images["pixels"], groups))
+    units, names = encode(unit_names(images["sha256"], groups))
     labels = _numbers(images["label"], classes)
 
     declared = _numbers(images["split"], SIDES)
@@ -70,7 +70,7 @@ def plan_sides(
         strata = majority(unit_of, labels[drawn])
         unit_sides = stratified(places, strata, np.bincount(unit_of), shares)
     sides[drawn] = unit_sides[unit_of]
-    # Twins in different groups may have been drawn apart.
+    # Twins, identical in pixels but not as files, may have been drawn apart.
     sides[leaking(sides, pixels) | leaking(sides, units)] = LEFT_OUT
 
     _check_classes(sides, labels, classes, [side for side in shares if shares[side] > 0])

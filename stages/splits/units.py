@@ -29,16 +29,18 @@ def group_names(paths: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
     return names
 
 
-def unit_names(pixels: pa.ChunkedArray, groups: pa.ChunkedArray) -> pa.ChunkedArray:
-    """One name for all images that stay together: their group, or else their pixels' digest.
+def unit_names(files: pa.ChunkedArray, groups: pa.ChunkedArray) -> pa.ChunkedArray:
+    """One name for all images that stay together: their group, or else their file's digest.
 
-    Identical images of different groups are left to `leaks`: joining their groups would
-    chain whole data sets together through one blank image.
+    The file and not its pixels, so that images keep their side when they are processed in
+    another size or colour, and results before and after can be compared. Files with identical
+    pixels are left to `leaks`: joining them would also chain whole groups together through one
+    blank image.
     """
     alone = pc.equal(groups, "")
     if pc.all(alone).as_py():
-        return pixels
-    return pc.if_else(alone, pixels, pc.binary_join_element_wise("group", groups, "/"))
+        return files
+    return pc.if_else(alone, files, pc.binary_join_element_wise("group", groups, "/"))
 
 
 def encode(names: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
