@@ -31,7 +31,7 @@ def main() -> None:
         ):
             raise UserError(
                 f"{error} (this experiment runs in a copy of the repository without your "
-                "untracked files: give download.path as an absolute path)"
+                "untracked files: set frozen: true in dvc.yaml, or an absolute download.path)"
             ) from None
         raise
     print(f"{count:,} images from {settings.source}")
