@@ -29,8 +29,9 @@ FACTS = np.dtype(
     ]
 )
 
-# A batch is as much work as makes the cost of handing it over small, and little memory.
-BATCH_IMAGES, BATCH_FILE_BYTES, BATCH_PIXEL_BYTES = 512, 4 * 2**20, 8 * 2**20
+# A batch is as much work as makes the cost of handing it over small, and so little memory that
+# pixels are still in the cache of the core when they are hashed and written.
+BATCH_IMAGES, BATCH_FILE_BYTES, BATCH_PIXEL_BYTES = 512, 2**19, 2**20
 
 # Decoding lets go of Python's lock, but a small image takes longer in Python than in the decoder:
 # threads (no start-up, nothing copied) for files above this size, processes below.
