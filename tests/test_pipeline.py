@@ -13,7 +13,15 @@ import yaml
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-COPIED = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "stages", ".dvc/config")
+COPIED = (
+    "dvc.yaml",
+    "params.yaml",
+    ".dvcignore",
+    ".gitignore",
+    "stages",
+    ".dvc/config",
+    ".dvc/plots",
+)
 SMALL = {
     "download": {"source": "folder"},
     "preprocess": {"size": [16, 16], "color": "rgb", "max_rejects": 0.2},
