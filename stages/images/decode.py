@@ -20,9 +20,10 @@ from PIL import Image
 from stages.images.geometry import Placement, place, reduction
 from stages.images.resize import resize
 
-# Names what turns files into pixels: results of another decoder are not reused.
+# Names what turns files into pixels and fingerprints: results of another decoder are not reused,
+# so the number goes up with every change of either.
 DECODER = (
-    f"2 (Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}, "
+    f"3 (Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}, "
     f"OpenCV {version('opencv-python-headless')})"
 )
 
