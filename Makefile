@@ -57,8 +57,8 @@ $(VENV)/.installed: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-UV_COMPILE = uv pip compile --universal --generate-hashes --no-emit-index-url \
-    --no-emit-find-links --custom-compile-command "make lock" --quiet --python-version 3.11 pyproject.toml
+UV_COMPILE = uv pip compile --universal --generate-hashes --quiet --python-version 3.11 \
+    --custom-compile-command "make lock" pyproject.toml
 
 lock:
 	$(UV_COMPILE) -o requirements.txt
