@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.measure import report, run_stage, write_parameters
 from bench.photos import write_photos
+from stages.store.raw import read_manifest
 
 STAGES = ("download", "preprocess", "split", "train", "evaluate")
 WITH_TENSORFLOW = ("train", "evaluate")
@@ -47,6 +48,7 @@ def measure(folder: Path, count: int, stages: list[str]) -> dict[str, int]:
     write_photos(folder / "data/inbox", count, size=(200, 150))
     write_parameters(
         folder,
+        download={"source": "folder"},
         preprocess={"size": [64, 64], "color": "rgb"},
         model={"name": "gap"},
         train={"epochs": 1},
@@ -54,6 +56,9 @@ def measure(folder: Path, count: int, stages: list[str]) -> dict[str, int]:
     peaks = {}
     for stage in stages:
         run = run_stage(stage, folder, watch_memory=True)
+        if stage == "download":
+            found = len(read_manifest(folder / "data/raw"))
+            assert found == count, f"{found:,} images were read, not {count:,}"
         peaks[stage] = round(run.peak)
         print(f"{count:,} images, {stage}: {run.seconds:.1f} s, {run.peak:.0f} MiB", flush=True)
     return peaks
