@@ -249,6 +249,16 @@ def test_with_hash_growth_moves_no_image(project):
     assert 0.1 < len(after["test"]) / 700 < 0.3
 
 
+def test_copies_with_other_metadata_stay_together_and_are_not_lost(project):
+    rows = images(60)
+    for n, row in enumerate(rows):
+        row["pixels"] = rows[n - n % 3]["pixels"]  # three files of every picture
+    sides = project.split(rows)
+    assert sum(map(len, sides.values())) == len(rows)
+    pixels = {row["path"]: row["pixels"] for row in rows}
+    assert sum(len({pixels[path] for path in paths}) for paths in sides.values()) == 40
+
+
 @pytest.mark.parametrize("method", ["stratified", "hash"])
 def test_processing_in_another_size_moves_no_image(project, method):
     rows = images(100)

@@ -10,7 +10,7 @@ from stages.errors import UserError
 from stages.splits import LEFT_OUT, SIDES, TEST, TRAIN, VAL
 from stages.splits.assign import by_hash, majority, stratified
 from stages.splits.leaks import leaking
-from stages.splits.units import encode, group_names, positions, unit_names
+from stages.splits.units import encode, first_twins, group_names, positions, unit_names
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,12 @@ def plan_sides(
     """
     groups = images["group"] if group_by is None else group_names(images["path"], group_by)
     pixels, _ = encode(images["pixels"])
-    units, names = encode(unit_names(images["sha256"], groups))
+    files = images["sha256"]
+    if method == "stratified":
+        # Twins go together, so none is lost. By hash they would go where the smallest digest
+        # says, and a new twin could move one from test to train: there leave one out instead.
+        files = first_twins(files, pixels)
+    units, names = encode(unit_names(files, groups))
     labels = _numbers(images["label"], classes)
 
     declared = _numbers(images["split"], SIDES)

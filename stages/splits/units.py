@@ -33,14 +33,22 @@ def unit_names(files: pa.ChunkedArray, groups: pa.ChunkedArray) -> pa.ChunkedArr
     """One name for all images that stay together: their group, or else their file's digest.
 
     The file and not its pixels, so that images keep their side when they are processed in
-    another size or colour, and results before and after can be compared. Files with identical
-    pixels are left to `leaks`: joining them would also chain whole groups together through one
-    blank image.
+    another size or colour, and results before and after can be compared. Identical images of
+    different groups are left to `leaks`: joining them would chain whole data sets together
+    through one blank image.
     """
     alone = pc.equal(groups, "")
     if pc.all(alone).as_py():
         return files
     return pc.if_else(alone, files, pc.binary_join_element_wise("group", groups, "/"))
+
+
+def first_twins(files: pa.ChunkedArray, pixels: np.ndarray) -> pa.ChunkedArray:
+    """For each image the smallest of `files`, digests, among those with its `pixels`, numbers."""
+    rank = pc.rank(files.combine_chunks()).to_numpy()
+    order = np.lexsort((rank, pixels))
+    first = order[np.searchsorted(pixels[order], np.arange(pixels.max(initial=-1) + 1))]
+    return files.take(pa.array(first[pixels]))
 
 
 def encode(names: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
