@@ -24,8 +24,9 @@ BANDS = [np.uint64(sum(1 << bit for bit in range(band, 64, 3))) for band in rang
 # the work stays linear in the number of images.
 CROWDED = 5000
 
-PAIRS_AT_A_TIME = 200_000
-BYTES_AT_A_TIME = 32 * 2**20
+# Small enough to count for little beside TensorFlow's or Arrow's own memory.
+PAIRS_AT_A_TIME = 50_000
+BYTES_AT_A_TIME = 4 * 2**20
 
 
 def parse_hashes(hexadecimal: pa.ChunkedArray) -> np.ndarray:
@@ -45,16 +46,22 @@ def near_duplicates(
     """
     compare = _Comparison(len(hashes), read)
     rank = RANK[sides]
-    found = [(np.empty((0, 2), np.int64), np.empty(0))]
+    nearest, distance = np.full(len(hashes), -1, np.int64), np.full(len(hashes), np.inf)
     for left, right in _candidates(hashes, rank):
         held_back = np.where(rank[left] > rank[right], left, right)
-        copy = left + right - held_back
-        found.append(compare.similar(held_back, copy))
-    pairs, distances = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    nearest = np.lexsort((pairs[:, 1], distances, pairs[:, 0]))
-    nearest = nearest[np.diff(pairs[nearest, 0], prepend=-1) != 0]
-    order = nearest[np.lexsort((pairs[nearest, 0], distances[nearest]))]
-    return pairs[order], distances[order]
+        pairs, distances = compare.similar(held_back, left + right - held_back)
+        # With the nearest found so far; of equally near ones the first image counts.
+        seen = np.unique(pairs[:, 0])
+        seen = seen[nearest[seen] >= 0]
+        image = np.concatenate([pairs[:, 0], seen])
+        copy = np.concatenate([pairs[:, 1], nearest[seen]])
+        far = np.concatenate([distances, distance[seen]])
+        order = np.lexsort((copy, far, image))
+        best = order[np.diff(image[order], prepend=-1) != 0]
+        nearest[image[best]], distance[image[best]] = copy[best], far[best]
+    found = np.flatnonzero(nearest >= 0)
+    order = found[np.argsort(distance[found], kind="stable")]
+    return np.stack([order, nearest[order]], axis=1), distance[order]
 
 
 def _candidates(hashes: np.ndarray, rank: np.ndarray):
