@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import mmap
 import os
 import shutil
 import tarfile
@@ -21,6 +20,9 @@ import pyarrow.compute
 from stages.errors import UserError
 from stages.store.atomic import replace_file
 from stages.store.tables import read_table, write_table
+
+# Of a zip, so that small members do not each cost a call to the system.
+READ_AHEAD = 2**18
 
 # One line an image, sorted by `path`. `split` is the declared side or empty, `group` ties
 # related images together or is empty, `shard` is the archive of data/raw/ that holds the
@@ -69,23 +71,20 @@ def read_archive(path: Path, members: Collection[str]) -> Iterator[tuple[str, by
 def read_zip(path: Path, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of the zip's `members`, in the order they lie in the file.
 
-    Reads through a memory map, in half the time of `ZipFile.read` on small members.
+    Parses the members' headers itself, in half the time of `ZipFile.read` on small members.
     """
-    with (
-        zipfile.ZipFile(path) as archive,
-        open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
+    with zipfile.ZipFile(path) as archive, open(path, "rb", READ_AHEAD) as file:
         infos = [archive.NameToInfo[name] for name in members]
         for info in sorted(infos, key=lambda info: info.header_offset):
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 yield info.filename, archive.read(info)
                 continue
             # The local header: 30 bytes, of which the last 4 are the lengths of what follows.
-            at = info.header_offset + 30
-            lengths = content[at - 4 : at]
-            at += int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-            data = content[at : at + info.compress_size]
+            file.seek(info.header_offset + 26)
+            lengths = file.read(4)
+            skip = int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+            file.seek(skip, os.SEEK_CUR)
+            data = file.read(info.compress_size)
             if info.compress_type == zipfile.ZIP_DEFLATED:
                 data = zlib.decompress(data, -zlib.MAX_WBITS, info.file_size)
             yield info.filename, data
