@@ -1,15 +1,19 @@
 """The training loop: phases of fine-tuning, and a state between them."""
 
+import subprocess
+
 import keras
 import numpy as np
 import pytest
 from training_workspace import make_workspace
 
+from stages.errors import UserError
 from stages.parameters.train import Train
 from stages.store.image_set import load_image_set
 from stages.training.batches import TrainingImages
 from stages.training.checkpoint import Checkpoint
 from stages.training.learner import Learner
+from stages.training.log import EpochLog
 from stages.training.loop import fit
 
 
@@ -70,3 +74,11 @@ def test_a_stop_between_or_within_the_phases_changes_nothing(start, epochs):
     assert continued.rows == whole.rows
     for a, b in zip(continued.weights, whole.weights, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_repository_without_a_commit_is_said_in_one_line(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / ".dvc").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="make a first commit"):
+        EpochLog("reports/train")

@@ -4,6 +4,9 @@ import shutil
 from pathlib import Path
 
 from dvclive import Live
+from scmrepo.exceptions import SCMError
+
+from stages.errors import UserError
 
 
 class EpochLog:
@@ -11,9 +14,15 @@ class EpochLog:
 
     def __init__(self, folder: str | Path):
         shutil.rmtree(Path(folder) / "plots", ignore_errors=True)
-        self._live = Live(
-            dir=str(folder), save_dvc_exp=False, dvcyaml=None, report=None, resume=False
-        )
+        try:
+            self._live = Live(
+                dir=str(folder), save_dvc_exp=False, dvcyaml=None, report=None, resume=False
+            )
+        except SCMError as error:  # of a repository without a commit, DVCLive wants the last one
+            raise UserError(
+                f"DVCLive cannot log to this git repository ({error}); make a first commit: "
+                'git add -A && git commit -m "Begin"'
+            ) from None
         self._written = 0
 
     def __call__(self, rows: list[dict]) -> None:
