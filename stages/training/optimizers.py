@@ -151,13 +151,19 @@ class Muon(keras.optimizers.Optimizer):
         self.assign(variable, value - learning_rate * tf.reshape(matrix, update.shape))
 
     def _orthogonalize(self, matrix):
-        """Newton-Schulz: pushes all singular values towards 1, a few per cent off."""
+        """Newton-Schulz: pushes all singular values towards 1, a few per cent off.
+
+        Each step multiplies the matrix by a polynomial of its Gram matrix, so the steps are
+        taken on the product of the polynomials and on the Gram matrix, which are small and
+        square, and the matrix itself is multiplied once.
+        """
         a, b, c = self.COEFFICIENTS
         matrix /= tf.norm(matrix) + 1e-7
         tall = matrix.shape[0] > matrix.shape[1]
-        if tall:
-            matrix = tf.transpose(matrix)
+        gram = tf.matmul(matrix, matrix, transpose_a=tall, transpose_b=not tall)
+        product = identity = tf.eye(gram.shape[0])
         for _ in range(self.STEPS):
-            square = tf.matmul(matrix, matrix, transpose_b=True)
-            matrix = a * matrix + tf.matmul(b * square + c * tf.matmul(square, square), matrix)
-        return tf.transpose(matrix) if tall else matrix
+            polynomial = a * identity + b * gram + c * tf.matmul(gram, gram)
+            product = tf.matmul(polynomial, product)
+            gram = tf.matmul(polynomial, tf.matmul(gram, polynomial))
+        return tf.matmul(matrix, product) if tall else tf.matmul(product, matrix)
