@@ -116,6 +116,13 @@ class Project:
         shutil.rmtree(self.folder / ".dvc/cache")
         shutil.rmtree(self.folder / ".dvc/tmp", ignore_errors=True)
 
+    def compare(self, before: dict, after: dict) -> str:
+        """The comment on predictions `after` in place of `before`."""
+        self.results(before)
+        self.record("base")
+        self.results(after)
+        return self.review()
+
     def review(self, base="main") -> str:
         sys.argv = ["review", "--base", base]
         review.main()
@@ -173,10 +180,7 @@ def test_a_hundred_thousand_test_images_cost_no_more_than_a_hundred():
 
 
 def test_a_clear_gain_is_better_than_chance(project):
-    project.results(outcomes(70, 30))
-    project.record("base")
-    project.results(outcomes(90, 10))
-    comment = project.review()
+    comment = project.compare(outcomes(70, 30), outcomes(90, 10))
     assert "## Test accuracy 70.00 % → 90.00 % (+20.00 points): better" in comment
     assert "20 fixed" in comment
     assert "0 broken" in comment
@@ -185,19 +189,13 @@ def test_a_clear_gain_is_better_than_chance(project):
 
 
 def test_a_small_gain_is_called_chance(project):
-    project.results(outcomes(80, 20))
-    project.record("base")
-    project.results(outcomes(83, 17))
-    comment = project.review()
+    comment = project.compare(outcomes(80, 20), outcomes(83, 17))
     assert "(+3.00 points): no more than chance" in comment
     assert "exact McNemar test p = 0.250" in comment
 
 
 def test_a_loss_is_called_worse_and_the_broken_images_are_listed(project):
-    project.results(outcomes(90, 10))
-    project.record("base")
-    project.results(outcomes(70, 30))
-    comment = project.review()
+    comment = project.compare(outcomes(90, 10), outcomes(70, 30))
     assert "points): worse" in comment
     assert "Images broken: 20" in comment
     assert "<code>test/dog/i0070.png</code> | dog | dog 0.75 | cat 0.75 |" in comment
@@ -235,10 +233,7 @@ def test_test_sets_that_differ_are_compared_on_their_common_images(project):
 
 def test_relabelled_images_are_not_compared(project):
     predictions = outcomes(10, 0)
-    project.results(predictions)
-    project.record("base")
-    project.results(predictions | {"i0000": ("cat", "cat")})
-    comment = project.review()
+    comment = project.compare(predictions, predictions | {"i0000": ("cat", "cat")})
     assert "9 images are common" in comment
     assert "1 in both with different labels" in comment
 
@@ -423,10 +418,10 @@ def test_a_malformed_result_is_one_line_that_names_its_side(project):
 
 def test_names_cannot_smuggle_markup_into_the_comment(project):
     evil = "<img src=x>|@everyone `x` [a](b)"
-    project.results({"i1": ("plain", "plain"), "i2": ("plain", "plain")})
-    project.record("base")
-    project.results({"i1": (evil, "plain"), "i2": ("plain", evil)})
-    comment = project.review()
+    comment = project.compare(
+        {"i1": ("plain", "plain"), "i2": ("plain", "plain")},
+        {"i1": (evil, "plain"), "i2": ("plain", evil)},
+    )
     for piece in ("<img src=x", "@everyone", "`x`", "[a]"):
         assert piece not in comment
     assert "&#60;img src=x&#62;&#124;&#64;everyone" in comment
@@ -439,10 +434,7 @@ def test_a_thousand_classes_fit_a_github_comment(project):
             for index in range(3000)
         }
 
-    project.results(predictions(0))
-    project.record("base")
-    project.results(predictions(1))
-    comment = project.review()
+    comment = project.compare(predictions(0), predictions(1))
     assert len(comment) < 65_536
     assert "... and 980 more classes." in comment
     assert "... and 2,980 more; all are in reports/review/images.csv." in comment
