@@ -8,7 +8,7 @@ from pathlib import Path
 from stages.errors import UserError, run
 from stages.parameters import read_parameters
 from stages.splits import SIDES, issues
-from stages.splits.near_duplicates import near_duplicates, parse_hashes
+from stages.splits.near_duplicates import near_duplicates, parse_hashes, unchecked
 from stages.splits.plan import plan_sides
 from stages.splits.summary import summarise, write_summary
 from stages.store.atomic import replace_directory, replace_file
@@ -50,6 +50,7 @@ def main() -> None:
         "left_out": len(left_out),
         "conflicting_labels": len(conflicts),
         "near_across_sides": len(near),
+        "near_unchecked": unchecked(hashes, plan.sides),
     }
     lines = [
         *issues.lines("conflicting labels", conflicts, images, plan.sides),

@@ -9,7 +9,7 @@ from PIL import Image
 from stages.images.fingerprints import perceptual_hashes
 from stages.splits import EXTRA, LEFT_OUT, TEST, TRAIN, VAL
 from stages.splits import near_duplicates as module
-from stages.splits.near_duplicates import near_duplicates
+from stages.splits.near_duplicates import near_duplicates, unchecked
 
 
 def picture(seed, size=32):
@@ -106,6 +106,15 @@ def test_a_part_that_a_crowd_shares_is_not_followed(monkeypatch):
     same = np.full(51, 7, np.uint64)
     assert not list(module._candidates(same, np.arange(51) % 2))
     assert list(module._candidates(same[:50], np.arange(50) % 2))
+
+
+def test_images_in_a_crowd_are_counted(monkeypatch):
+    monkeypatch.setattr(module, "CROWDED", 50)
+    hashes = np.append(np.full(51, 7, np.uint64), np.uint64(0b111000))
+    sides = np.full(52, TRAIN, np.int8)
+    assert unchecked(hashes, sides) == 51
+    sides[0] = LEFT_OUT
+    assert unchecked(hashes, sides) == 0
 
 
 @pytest.mark.parametrize("background", [0, 255])

@@ -21,7 +21,7 @@ DISTANCE = 0.01
 BANDS = [np.uint64(sum(1 << bit for bit in range(band, 64, 3))) for band in range(3)]
 
 # A band that more images share tells nothing (blank or flat pictures) and is not followed:
-# the work stays linear in the number of images.
+# the work stays linear in the number of images. `unchecked` counts what that leaves out.
 CROWDED = 5000
 
 # Small enough to count for little beside TensorFlow's or Arrow's own memory.
@@ -49,7 +49,8 @@ def near_duplicates(
     nearest, distance = np.full(len(hashes), -1, np.int64), np.full(len(hashes), np.inf)
     for left, right in _candidates(hashes, rank):
         held_back = np.where(rank[left] > rank[right], left, right)
-        pairs, distances = compare.similar(held_back, left + right - held_back)
+        limit = np.minimum(distance[held_back], DISTANCE)
+        pairs, distances = compare.similar(held_back, left + right - held_back, limit)
         # With the nearest found so far; of equally near ones the first image counts.
         seen = np.unique(pairs[:, 0])
         seen = seen[nearest[seen] >= 0]
@@ -64,15 +65,25 @@ def near_duplicates(
     return np.stack([order, nearest[order]], axis=1), distance[order]
 
 
+def unchecked(hashes: np.ndarray, sides: np.ndarray) -> int:
+    """How many images share every band with so many that `near_duplicates` did not follow any."""
+    used = hashes[RANK[sides] >= 0]
+    return int(np.logical_and.reduce([_crowded(used, band) for band in BANDS]).sum())
+
+
+def _crowded(hashes: np.ndarray, band: np.uint64) -> np.ndarray:
+    """Which of `hashes` share `band` with too many, bool (n,)."""
+    _, group, sizes = np.unique(hashes & band, return_inverse=True, return_counts=True)
+    return sizes[group] > CROWDED
+
+
 def _candidates(hashes: np.ndarray, rank: np.ndarray):
     """Yield int64 arrays (left, right) of images of different rank whose hashes are close."""
     usable = np.flatnonzero(rank >= 0)
     lefts, rights, waiting = [], [], 0
     for number, band in enumerate(BANDS):
-        keys = hashes[usable] & band
-        order = np.argsort(keys, kind="stable")
-        _, group, sizes = np.unique(keys[order], return_inverse=True, return_counts=True)
-        images = usable[order][sizes[group] <= CROWDED]
+        images = usable[~_crowded(hashes[usable], band)]
+        images = images[np.argsort(hashes[images] & band, kind="stable")]
         sorted_hashes, sorted_rank = hashes[images], rank[images]
         keys = sorted_hashes & band
         at, offset = np.arange(len(images)), 0
@@ -112,8 +123,10 @@ class _Comparison:
         self._known = np.zeros(count, bool)
         self._blocks = np.zeros((count, self.BLOCKS**2), np.float16)
 
-    def similar(self, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of the pairs `left`, `right` int64 (m,) those within `DISTANCE`, and how far."""
+    def similar(
+        self, left: np.ndarray, right: np.ndarray, limit: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of the pairs `left`, `right` int64 (m,) those within `limit` (m,), and how far."""
         images = np.unique(np.concatenate([left, right]))
         for some in self._portions(images[~self._known[images]]):
             self._blocks[some] = self._shrink(self._vectors(some))
@@ -123,13 +136,13 @@ class _Comparison:
             part = slice(start, start + PAIRS_AT_A_TIME)
             difference = self._blocks[left[part]].astype(np.float32) - self._blocks[right[part]]
             bound[part] = np.einsum("ij,ij->i", difference, difference) / 2
-        possible = bound <= DISTANCE * 1.02  # float16 rounds
+        possible = bound <= limit * 1.02 + 1e-5  # float16 rounds
         pairs = np.stack([left[possible], right[possible]], axis=1)
         distances = np.empty(len(pairs))
         for some in self._portions(np.arange(len(pairs))):
             a, b = (self._vectors(pairs[some, k]).reshape(len(some), -1) for k in (0, 1))
             distances[some] = 1 - np.einsum("ij,ij->i", a, b)
-        close = distances <= DISTANCE
+        close = distances <= limit[possible]
         return pairs[close], distances[close].clip(0)
 
     def _portions(self, items: np.ndarray):
