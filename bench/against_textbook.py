@@ -15,7 +15,8 @@ def compare(name: str, doc: str, recipe: str, judge, **settings) -> None:
     Args:
         recipe, settings: as `run_recipe` takes them.
         judge: from the figures of both sides, {"accuracy", "seconds"; ours also
-            "images_per_second" of the last epoch}, to a dict with `ratio`, `goal` and `met`.
+            "images_per_second" of the last epoch and "peak_mib" of training}, to a dict with
+            `ratio`, `goal` and `met`.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="zip of train/ and test/ folders")
@@ -37,6 +38,7 @@ def compare(name: str, doc: str, recipe: str, judge, **settings) -> None:
         "accuracy": round(done["metrics"]["test"]["accuracy"], 4),
         "seconds": done["timing"]["train"]["seconds"],
         "images_per_second": done["timing"]["train"]["epochs"][-1]["images_per_second"],
+        "peak_mib": done["peak_mib"]["train"],
     }
     print(f"  {ours['accuracy']:.2%} in {ours['seconds']:.0f} s", flush=True)
     print(json.dumps({"name": name, "ours": ours, "peer": peer, **judge(ours, peer)}))

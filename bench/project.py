@@ -20,7 +20,8 @@ def run_recipe(recipe: str, data: Path, folder: Path, **settings) -> dict:
         folder: an empty folder, where the outputs are left.
         settings: values that differ from the recipe's, as `train.epochs` written train__epochs.
 
-    Returns `metrics` (reports/metrics.json) and `timing` (reports/timing.json).
+    Returns `metrics` (reports/metrics.json), `timing` (reports/timing.json) and `peak_mib`, the
+    most memory that each stage itself held.
     """
     parameters = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"))
     parameters["download"].update(source="archive", path=str(Path(data).resolve()), url=None)
@@ -32,12 +33,18 @@ def run_recipe(recipe: str, data: Path, folder: Path, **settings) -> dict:
         section[key] = value
     (folder / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    peaks = {}
     for stage in STAGES:
         print(f"  {stage}", flush=True)
-        subprocess.run(
-            [sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=environment, check=True
-        )
+        command = [sys.executable, "-m", f"stages.{stage}"]
+        process = subprocess.Popen(command, cwd=folder, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"error: stages.{stage} failed in {folder}")
+        peaks[stage] = round(usage.ru_maxrss / 1024)  # KiB on Linux
     reports = folder / "reports"
     return {
-        name: json.loads((reports / f"{name}.json").read_text()) for name in ("metrics", "timing")
+        "metrics": json.loads((reports / "metrics.json").read_text()),
+        "timing": json.loads((reports / "timing.json").read_text()),
+        "peak_mib": peaks,
     }
