@@ -48,16 +48,19 @@ def main() -> int:
     predicted = np.full(len(inputs), -1, np.int32)
     errors: dict[int, str] = {}
     batches = load(inputs, Recipe.of(info["preprocess"]), options.batch_size)
+    top_k = min(options.top_k, len(classes))
     with (
-        _output(options.output, min(options.top_k, len(classes))) as write,
+        _output(options.output, top_k) as write,
         progress(len(inputs), "images", "classifying") as bar,
     ):
         for batch, chances in _classify(options.model, batches):
             predicted[batch.positions] = chances.argmax(axis=1)
             errors |= batch.errors
             found = [
-                Found(inputs[position], _ranked(row, classes))
-                for position, row in zip(batch.positions, chances, strict=True)
+                Found(inputs[position], ranked)
+                for position, ranked in zip(
+                    batch.positions, _ranked(chances, classes, top_k), strict=True
+                )
             ]
             found += [Found(inputs[at], [], error) for at, error in batch.errors.items()]
             order = np.argsort([*batch.positions, *batch.errors])
@@ -68,7 +71,7 @@ def main() -> int:
 
 
 class Found(NamedTuple):
-    """An image, its classes and their probabilities, most probable first, or what went wrong."""
+    """An image, its most probable classes and their probabilities, or what went wrong."""
 
     input: Input
     ranked: list[tuple[str, float]]
@@ -134,8 +137,13 @@ def _classify(path: Path, batches: Iterator[Batch]) -> Iterator[tuple[Batch, np.
         yield waiting.pop(0), chances
 
 
-def _ranked(chances: np.ndarray, classes: list[str]) -> list[tuple[str, float]]:
-    return [(classes[k], float(chances[k])) for k in np.argsort(-chances, kind="stable")]
+def _ranked(
+    chances: np.ndarray, classes: list[str], top_k: int
+) -> Iterator[list[tuple[str, float]]]:
+    """For each row of `chances` the `top_k` most probable of `classes`, the most probable first."""
+    order = np.argsort(-chances, axis=1, kind="stable")[:, :top_k]
+    for row, values in zip(order.tolist(), np.take_along_axis(chances, order, 1), strict=True):
+        yield [(classes[k], value) for k, value in zip(row, values.tolist(), strict=True)]
 
 
 @contextmanager
@@ -145,7 +153,7 @@ def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Found]], N
     The file takes its place, whole, at the end of the block.
     """
     if path is None:
-        yield lambda batch: _print(batch, top_k)
+        yield _print
         return
     columns = ["file", "actual", "predicted", "confidence"]
     columns += [f"{name}_{k}" for k in range(2, top_k + 1) for name in ("predicted", "confidence")]
@@ -185,10 +193,10 @@ def _record(found: Found, columns: list[str]) -> dict:
     return {column: fields.get(column) for column in columns}
 
 
-def _print(batch: list[Found], top_k: int) -> None:
+def _print(batch: list[Found]) -> None:
     lines = [
         f"{text(found.input.name)}: "
-        + ", ".join(f"{name} {chance:.1%}" for name, chance in found.ranked[:top_k])
+        + ", ".join(f"{name} {chance:.1%}" for name, chance in found.ranked)
         for found in batch
         if not found.error
     ]

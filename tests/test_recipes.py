@@ -60,7 +60,7 @@ def test_the_default_is_the_digits_recipe():
     assert RECIPES["digits"].read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_begins_with_the_command_that_runs_it(name):
     top = RECIPES[name].read_text(encoding="utf-8").split("\n\n")[0]
     assert f"#     cp recipes/{name}.yaml params.yaml && dvc repro" in top.splitlines()

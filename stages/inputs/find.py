@@ -53,9 +53,9 @@ def _expand(argument: str, classes: frozenset[str]) -> Iterator[Input]:
         yield Input(argument, _label(argument.split("/")[-2:-1], classes))
     elif os.path.isdir(argument):
         top = Path(argument).resolve().name
-        for path in _walk(argument):
-            folders = PurePath(os.path.relpath(path, argument)).parent.parts
-            yield Input(path, _label([top, *folders], classes))
+        for folder, images in _walk(argument):
+            label = _label([top, *PurePath(os.path.relpath(folder, argument)).parts], classes)
+            yield from (Input(path, label) for path in images)
     elif os.path.exists(argument):
         yield Input(argument, _label([Path(argument).resolve().parent.name], classes))
     elif matches := sorted(glob.glob(argument, recursive=True)):
@@ -72,8 +72,8 @@ def _label(folders: Iterable[str], classes: frozenset[str]) -> str | None:
     return next((name for name in reversed(names) if name in classes), None)
 
 
-def _walk(folder: str) -> Iterator[str]:
-    """Image files under `folder`, sorted; follows links, though not in circles."""
+def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Folders under `folder` and their image files, sorted; follows links, not in circles."""
     seen = {os.path.realpath(folder)}
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(
@@ -82,9 +82,8 @@ def _walk(folder: str) -> Iterator[str]:
             if not is_hidden(name) and os.path.realpath(os.path.join(place, name)) not in seen
         )
         seen.update(os.path.realpath(os.path.join(place, name)) for name in folders)
-        for name in sorted(files):
-            if is_image(name) and not is_hidden(name):
-                yield os.path.join(place, name)
+        names = [name for name in sorted(files) if is_image(name) and not is_hidden(name)]
+        yield place, [os.path.join(place, name) for name in names]
 
 
 _of_thread = threading.local()
