@@ -14,7 +14,7 @@ from stages.images.fingerprints import digests, perceptual_hashes
 from stages.progress import progress
 from stages.store.processed import Dataset, Pixels, Shards, shard_starts
 from stages.store.raw import read_images
-from stages.store.tables import read_table
+from stages.store.tables import encode, read_table
 
 # What index.csv says of a content besides where its pixels are.
 FACTS = np.dtype(
@@ -60,10 +60,9 @@ class Contents:
 
     @classmethod
     def of_manifest(cls, manifest: pa.Table) -> "Contents":
-        encoded = manifest["sha256"].combine_chunks().dictionary_encode()
-        of = encoded.indices.to_numpy()
+        of, hashes = encode(manifest["sha256"])
         first = np.unique(of, return_index=True)[1]
-        return cls(of, encoded.dictionary, first, np.zeros(len(first), FACTS), {})
+        return cls(of, hashes, first, np.zeros(len(first), FACTS), {})
 
     @property
     def readable(self) -> np.ndarray:
@@ -144,7 +143,7 @@ def process(
     """
     recipe = Recipe.of(settings)
     contents = Contents.of_manifest(manifest)
-    starts = shard_starts(contents.hashes.to_pylist(), recipe.shape)
+    starts = shard_starts(_texts(contents.hashes), recipe.shape)
     shards = Shards(folder, recipe.shape, starts)
     known, complete = _reuse(Path(previous), settings, contents, shards)
     wanted = np.flatnonzero(~known)
@@ -158,6 +157,12 @@ def process(
             bar.update(len(rows) + len(reasons))
     shards.drop(np.flatnonzero(~contents.readable & ~complete))
     return Processed(manifest, contents, shards, len(wanted))
+
+
+def _texts(column: pa.Array) -> Iterator[str]:
+    """The values of `column`, a bounded number of them in memory."""
+    for start in range(0, len(column), ROWS_AT_A_TIME):
+        yield from column.slice(start, ROWS_AT_A_TIME).to_pylist()
 
 
 def _files(raw, manifest, contents: Contents, wanted: np.ndarray) -> Iterator[tuple[int, bytes]]:

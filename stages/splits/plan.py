@@ -10,7 +10,8 @@ from stages.errors import UserError
 from stages.splits import LEFT_OUT, SIDES, TEST, TRAIN, VAL
 from stages.splits.assign import by_hash, majority, stratified
 from stages.splits.leaks import leaking
-from stages.splits.units import encode, first_twins, group_names, positions, unit_names
+from stages.splits.units import first_twins, group_names, positions, unit_names
+from stages.store.tables import encode
 
 
 @dataclass(frozen=True)

@@ -51,12 +51,6 @@ def first_twins(files: pa.ChunkedArray, pixels: np.ndarray) -> pa.ChunkedArray:
     return files.take(pa.array(first[pixels]))
 
 
-def encode(names: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """Number `names` in order of appearance: int64 (n,) numbers, and the distinct names."""
-    encoded = names.combine_chunks().dictionary_encode()  # by chunks it would take minutes
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
-
-
 def positions(names: pa.Array, seed: int) -> np.ndarray:
     """A place in [0, 1) for each of `names`, float64 (n,): a function of name and seed alone."""
     key = str(seed).encode()

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,7 +194,7 @@ class Shards:
 
 
 def shard_starts(
-    hashes: Sequence[str], shape: tuple[int, int, int], target: int = SHARD_BYTES
+    hashes: Iterable[str], shape: tuple[int, int, int], target: int = SHARD_BYTES
 ) -> np.ndarray:
     """First rows of the shards, and the end, for images with these SHA-256 `hashes` (hex).
 
@@ -202,12 +202,12 @@ def shard_starts(
     the latest after four times as many, so an image more or less changes one or two shards.
     """
     expected = max(1, target // int(np.prod(shape)))
-    starts = [0]
+    starts, row = [0], 0
     for row, name in enumerate(hashes, 1):
         if int(name[:16], 16) * expected < 2**64 or row - starts[-1] >= 4 * expected:
             starts.append(row)
-    if starts[-1] != len(hashes):
-        starts.append(len(hashes))
+    if starts[-1] != row:
+        starts.append(row)
     return np.array(starts, np.int64)
 
 

@@ -19,7 +19,7 @@ import pyarrow.compute
 
 from stages.errors import UserError
 from stages.store.atomic import replace_file
-from stages.store.tables import read_table, write_table
+from stages.store.tables import encode, read_table, write_table
 
 # Of a zip, so that small members do not each cost a call to the system.
 READ_AHEAD = 2**18
@@ -49,10 +49,9 @@ def read_images(
     several threads or processes at once.
     """
     rows = np.arange(len(manifest)) if rows is None else np.asarray(rows)
-    shards = manifest["shard"].combine_chunks().dictionary_encode()
-    codes = shards.indices.to_numpy()[rows]
-    for code, name in enumerate(shards.dictionary.to_pylist()):
-        chosen = rows[codes == code]
+    shard_of, shards = encode(manifest["shard"])
+    for shard, name in enumerate(shards.to_pylist()):
+        chosen = rows[shard_of[rows] == shard]
         if len(chosen):
             members: dict[str, list[int]] = {}
             names = manifest["member"].take(pa.array(chosen)).to_pylist()

@@ -7,6 +7,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
@@ -30,8 +31,10 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
     """
     with open(path, encoding="utf-8", newline="") as file:
         header = next(csv.reader(file), [])
-    return pyarrow.csv.read_csv(
+    table = pyarrow.csv.read_csv(
         path,
+        # One thread reads a million rows in a second; several would hold many times the file.
+        read_options=pyarrow.csv.ReadOptions(use_threads=False),
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types={name: NUMBERS.get(name, pa.string()) for name in header},
@@ -39,6 +42,16 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
             include_columns=list(columns) if columns is not None else None,
         ),
     )
+    pa.default_memory_pool().release_unused()
+    return table
+
+
+def encode(names: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """Number `names` in order of appearance: int64 (n,) numbers, and the distinct names."""
+    encoded = names.combine_chunks().dictionary_encode()  # by chunks it would take minutes
+    numbers, distinct = encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
+    pa.default_memory_pool().release_unused()  # Arrow keeps several times the result
+    return numbers, distinct
 
 
 def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
