@@ -30,7 +30,7 @@ BATCH_SIZE = 128
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=ROOT / "models/model.keras")
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=20_000, help="photos classified")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     path = options.model.resolve()
