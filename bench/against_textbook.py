@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from bench import textbook
+from bench.measure import report
 from bench.project import run_recipe
 
 
@@ -41,4 +42,4 @@ def compare(name: str, doc: str, recipe: str, judge, **settings) -> None:
         "peak_mib": done["peak_mib"]["train"],
     }
     print(f"  {ours['accuracy']:.2%} in {ours['seconds']:.0f} s", flush=True)
-    print(json.dumps({"name": name, "ours": ours, "peer": peer, **judge(ours, peer)}))
+    report(name, ours=ours, peer=peer, **judge(ours, peer))

@@ -3,13 +3,12 @@
 python -m bench.determinism_cost      (three minutes on two cores; images are made up)
 """
 
-import argparse
-import json
 import tempfile
 from pathlib import Path
 
+from bench.measure import report
 from bench.rounds import compare, measure_in_turns
-from bench.training import random_images, train_in_turns, write_training_set
+from bench.training import arguments, random_images, train_in_turns, write_training_set
 
 GOAL = 0.9
 JOBS = {
@@ -23,15 +22,11 @@ JOBS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=1000, help="images an epoch (1000)")
-    parser.add_argument("--rounds", type=int, default=21, help="epochs of each side (21)")
-    arguments = parser.parse_args()
-    images, labels = random_images(arguments.images)
+    options = arguments(__doc__, images=1000, rounds=21).parse_args()
     ratios, rates = {}, {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_training_set(folder, images, labels)
+        write_training_set(folder, *random_images(options.images))
         for job, values in JOBS.items():
             print(job, flush=True)
             sides = {}
@@ -39,11 +34,10 @@ def main() -> None:
                 train = values["train"] | {"epochs": 1000, "deterministic": deterministic}
                 own = values | {"train": train}
                 sides[name] = (train_in_turns, (folder, folder / name, own))
-            measured = measure_in_turns(sides, arguments.rounds)
+            measured = measure_in_turns(sides, options.rounds)
             rates[job], ratios[job] = compare(measured, "deterministic", "free")
     ratio = min(ratios.values())
-    summary = {"ratio": ratio, "goal": GOAL, "met": ratio >= GOAL}
-    print(json.dumps({"name": "determinism_cost", "images_per_second": rates, **summary}))
+    report("determinism_cost", images_per_second=rates, ratio=ratio, goal=GOAL, met=ratio >= GOAL)
 
 
 if __name__ == "__main__":

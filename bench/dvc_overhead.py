@@ -10,7 +10,6 @@ of the digits job. Goals: push 20 times as fast, `dvc repro` at most 1.3 times t
 
 import argparse
 import io
-import json
 import os
 import shutil
 import statistics
@@ -25,7 +24,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from bench.measure import ROOT, report
+
 IMAGES = 60_000
 PUSH_GOAL = 20
 NOOP_GOAL = 1.3
@@ -51,16 +51,12 @@ def main() -> None:
     }
     push = median["plain"]["push"] / median["ours"]["push"]
     noop = median["ours"]["repro"] / median["digits"]["repro"]
-    print(
-        json.dumps(
-            {
-                "name": "dvc_overhead",
-                **median,
-                "ratio": {"push": round(push, 1), "repro": round(noop, 2)},
-                "goal": {"push": PUSH_GOAL, "repro": NOOP_GOAL},
-                "met": push >= PUSH_GOAL and noop <= NOOP_GOAL,
-            }
-        )
+    report(
+        "dvc_overhead",
+        **median,
+        ratio={"push": round(push, 1), "repro": round(noop, 2)},
+        goal={"push": PUSH_GOAL, "repro": NOOP_GOAL},
+        met=push >= PUSH_GOAL and noop <= NOOP_GOAL,
     )
 
 

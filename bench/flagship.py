@@ -11,7 +11,7 @@ import yaml
 
 from bench.against_textbook import compare
 from bench.flops import peak_flops, training_flops
-from bench.project import ROOT
+from bench.measure import ROOT
 
 GOAL = 0.915
 TIMES = 4

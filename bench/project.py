@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from bench.measure import ROOT
+
 STAGES = ("download", "preprocess", "split", "train", "evaluate")
 
 

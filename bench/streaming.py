@@ -7,14 +7,13 @@ from the system's page cache before every epoch, so that each image comes from t
     python -m bench.streaming      (two minutes on two cores; images are made up)
 """
 
-import argparse
-import json
 import os
 import tempfile
 from pathlib import Path
 
+from bench.measure import report
 from bench.rounds import compare, measure_in_turns
-from bench.training import random_images, train_in_turns, write_training_set
+from bench.training import arguments, random_images, train_in_turns, write_training_set
 
 GOAL = 0.9
 
@@ -28,24 +27,20 @@ def forget(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=3200, help="images an epoch (3200)")
-    parser.add_argument("--rounds", type=int, default=13, help="epochs of each side (13)")
+    parser = arguments(__doc__, images=3200, rounds=13)
     parser.add_argument("--cold", action="store_true", help="read from the disk, not its cache")
-    arguments = parser.parse_args()
-    images, labels = random_images(arguments.images)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as temporary:
         folder = Path(temporary)
-        write_training_set(folder, images, labels)
+        write_training_set(folder, *random_images(options.images))
         sides = {}
         for name, limit in (("memory", 8.0), ("streamed", 1e-9)):
             train = {"epochs": 1000, "memory_limit": limit}
             values = {"model": {"name": "two_part"}, "train": train}
-            before = forget if arguments.cold else None
+            before = forget if options.cold else None
             sides[name] = (train_in_turns, (folder, folder / name, values, before))
-        rates, ratio = compare(measure_in_turns(sides, arguments.rounds), "streamed", "memory")
-    summary = {"ratio": ratio, "goal": GOAL, "met": ratio >= GOAL}
-    print(json.dumps({"name": "streaming", "images_per_second": rates, **summary}))
+        rates, ratio = compare(measure_in_turns(sides, options.rounds), "streamed", "memory")
+    report("streaming", images_per_second=rates, ratio=ratio, goal=GOAL, met=ratio >= GOAL)
 
 
 if __name__ == "__main__":

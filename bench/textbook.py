@@ -8,12 +8,13 @@ Three blocks of convolution (32, 64, 128 filters) and pooling, a dense layer of 
 
 import argparse
 import io
-import json
 import time
 import zipfile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+
+from bench.measure import report
 
 EPOCHS = 25
 BATCH_SIZE = 64
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="zip of train/ and test/ folders")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     arguments = parser.parse_args()
-    print(json.dumps({"name": "textbook", **run(arguments.data, arguments.epochs)}))
+    report("textbook", **run(arguments.data, arguments.epochs))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,14 @@
 python -m bench.trainer_speed      (two minutes on two cores; images are made up)
 """
 
-import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 
+from bench.measure import report
 from bench.rounds import compare, measure_in_turns
 from bench.textbook import BATCH_SIZE, build
-from bench.training import random_images, train_in_turns, write_training_set
+from bench.training import arguments, random_images, train_in_turns, write_training_set
 
 GOAL = 2.0
 
@@ -29,13 +28,11 @@ def fit_in_turns(turn, images, labels) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=3200, help="images an epoch (3200)")
-    parser.add_argument("--rounds", type=int, default=13, help="epochs of each side (13)")
+    parser = arguments(__doc__, images=3200, rounds=13)
     parser.add_argument("--precision", default="auto", help="train.precision of our side (auto)")
-    arguments = parser.parse_args()
-    images, labels = random_images(arguments.images)
-    train = {"epochs": 1000, "batch_size": BATCH_SIZE, "precision": arguments.precision}
+    options = parser.parse_args()
+    images, labels = random_images(options.images)
+    train = {"epochs": 1000, "batch_size": BATCH_SIZE, "precision": options.precision}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_training_set(folder, images, labels)
@@ -44,9 +41,8 @@ def main() -> None:
             "fit": (fit_in_turns, (images, labels)),
             "trainer": (train_in_turns, (folder, folder / "state", values)),
         }
-        rates, ratio = compare(measure_in_turns(sides, arguments.rounds), "trainer", "fit")
-    summary = {"ratio": ratio, "goal": GOAL, "met": ratio >= GOAL}
-    print(json.dumps({"name": "trainer_speed", "images_per_second": rates, **summary}))
+        rates, ratio = compare(measure_in_turns(sides, options.rounds), "trainer", "fit")
+    report("trainer_speed", images_per_second=rates, ratio=ratio, goal=GOAL, met=ratio >= GOAL)
 
 
 if __name__ == "__main__":

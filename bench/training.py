@@ -1,5 +1,6 @@
 """What the benchmarks of the trainer share: images on disk, and the real training loop by turns."""
 
+import argparse
 import time
 from pathlib import Path
 
@@ -8,6 +9,14 @@ import numpy as np
 from bench.rounds import Turn
 from stages.store.processed import INDEX, Dataset
 from stages.store.tables import write_table
+
+
+def arguments(doc: str, images: int, rounds: int) -> argparse.ArgumentParser:
+    """The command line of a benchmark of epochs of `images`, `rounds` of each side."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--images", type=int, default=images, help=f"images an epoch ({images})")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"epochs of a side ({rounds})")
+    return parser
 
 
 def random_images(count: int, side: int = 32) -> tuple[np.ndarray, np.ndarray]:

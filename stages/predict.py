@@ -56,11 +56,9 @@ def main() -> int:
         for batch, chances in _classify(options.model, batches):
             predicted[batch.positions] = chances.argmax(axis=1)
             errors |= batch.errors
+            ranked = _ranked(chances, classes, top_k)
             found = [
-                Found(inputs[position], ranked)
-                for position, ranked in zip(
-                    batch.positions, _ranked(chances, classes, top_k), strict=True
-                )
+                Found(inputs[at], best) for at, best in zip(batch.positions, ranked, strict=True)
             ]
             found += [Found(inputs[at], [], error) for at, error in batch.errors.items()]
             order = np.argsort([*batch.positions, *batch.errors])
