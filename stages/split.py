@@ -41,6 +41,8 @@ def main() -> None:
     conflicts = issues.conflicting(plan.labels, plan.pixels)
     left_out = issues.left_out(plan.sides, plan.pixels)
     hashes = parse_hashes(images["perceptual"])
+    # Digests are most of the table, and planning was their last use.
+    images = images.drop_columns(["group", "split", "sha256", "pixels", "perceptual"])
     near, distances = near_duplicates(hashes, plan.sides, read_pixels)
 
     reasons = read_table(PROCESSED / "rejects.csv", ["reason"])["reason"].to_pylist()
