@@ -13,29 +13,65 @@ class UserError(Exception):
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` as a program: its return value is the exit code (None is 0).
 
-    A `UserError`, a full disk, a file out of reach and Ctrl-C end in one line on standard error.
-    Every other exception is a fault of ours and keeps its traceback.
+    A `UserError`, what the machine refuses (a full disk, a file out of reach, no memory) and
+    Ctrl-C end in one line on standard error. Every other exception is a fault of ours and keeps
+    its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):  # file names need not be text
+        stream.reconfigure(errors="backslashreplace")
     try:
         code = main()
         sys.stdout.flush()
     except UserError as error:
-        code = _fail(" ".join(str(error).split()))
+        code = _fail(str(error))
     except KeyboardInterrupt:
-        code = _fail("interrupted; run the same command again to continue", 130)
+        code = _interrupted()
     except BrokenPipeError:  # the reader of our output, e.g. `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except PermissionError as error:
-        code = _fail(f"no permission to use {error.filename}; change its permissions or its place")
+    except MemoryError:
+        code = _fail("out of memory; close other programs, or lower the batch or image size")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno is None:
             raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        code = _fail(f"the disk is full{where}; free some space and run the same command again")
+        code = _fail(_what_the_system_says(error))
     sys.exit(code)
 
 
+def interruptible() -> None:
+    """Let Ctrl-C end in one line from now on, while modules are still being imported too."""
+    usual = sys.excepthook
+
+    def hook(kind, error, traceback):
+        if issubclass(kind, KeyboardInterrupt):
+            _interrupted()
+        else:
+            usual(kind, error, traceback)
+
+    sys.excepthook = hook
+
+
+def _interrupted() -> int:
+    return _fail("interrupted; run the same command again to continue", 130)
+
+
+def _what_the_system_says(error: OSError) -> str:
+    name = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            where = f" while writing{name}" if name else ""
+            return f"the disk is full{where}; free some space and run the same command again"
+        case errno.EACCES | errno.EPERM:
+            return f"no permission to use{name}; change its permissions or its place"
+        case errno.EROFS:
+            return f"cannot write{name}: the file system is read-only; use another place"
+        case errno.EFBIG:
+            return f"cannot write{name}: larger than the file system or a limit (ulimit -f) allows"
+        case errno.ENOENT:
+            return f"{name.strip() or 'a file'} is missing; dvc repro makes what it can make"
+    return f"the system refuses{name}: {error.strerror}"
+
+
 def _fail(message: str, code: int = 1) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code

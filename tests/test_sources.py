@@ -1,6 +1,7 @@
 """The download stage gathers images from folders and archives into data/raw."""
 
 import io
+import os
 import tarfile
 import threading
 import zipfile
@@ -391,7 +392,7 @@ def test_a_full_disk_is_one_clear_line_and_keeps_what_was_there(tmp_path, monkey
     before = Raw(tmp_path / "data/raw").files
     write_files(tmp_path / "mine", {"cat/3.jpg": b"new"})
     # The last file that the stage writes goes to a disk that is always full.
-    (tmp_path / "data/.seen/.shards.json.tmp").symlink_to("/dev/full")
+    (tmp_path / f"data/.seen/.shards.json.{os.getpid()}.tmp").symlink_to("/dev/full")
     with pytest.raises(SystemExit) as stopped:
         run(stages.download.main)
     assert stopped.value.code == 1

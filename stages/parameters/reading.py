@@ -3,7 +3,6 @@
 import difflib
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from stages.errors import UserError
@@ -16,6 +15,9 @@ from stages.parameters.preprocess import Preprocess
 from stages.parameters.section import Section
 from stages.parameters.split import Split
 from stages.parameters.train import Train
+from stages.parameters.yaml_file import read_yaml
+
+SHOWN = 60  # characters of a wrong value
 
 
 class Parameters(Section):
@@ -34,13 +36,9 @@ class Parameters(Section):
 def read_parameters(path: str | Path = "params.yaml") -> Parameters:
     """The settings in `path`. Raises `UserError` for a file that is missing or wrong."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing; copy one from recipes/, e.g. cp recipes/digits.yaml {path}"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
+        raise UserError(f"{path} is missing; make recipe NAME=digits writes one") from None
     try:
         return Parameters.model_validate(values if values is not None else {})
     except ValidationError as error:
@@ -60,7 +58,9 @@ def _explain(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if kind == "value_error":  # a combination, checked by a section: its message names the keys
         return f"{key}: {message}"
-    return f"{key} = {value!r}: {message[0].lower()}{message[1:]}"
+    shown = repr(value)
+    shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
+    return f"{key} = {shown}: {message[0].lower()}{message[1:]}"
 
 
 def _keys(location: list[str]) -> list[str]:
