@@ -10,12 +10,13 @@ class UserError(Exception):
     """What is wrong, where, and what to do, in one line."""
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None], at_once: bool = False) -> None:
     """Call `main` as a program: its return value is the exit code (None is 0).
 
     A `UserError`, what the machine refuses (a full disk, a file out of reach, no memory) and
     Ctrl-C end in one line on standard error. Every other exception is a fault of ours and keeps
-    its traceback.
+    its traceback. `at_once` leaves without taking down what was imported, for which TensorFlow
+    needs half a second: time in which DVC waits to record what the stage has read.
     """
     for stream in (sys.stdout, sys.stderr):  # file names need not be text
         stream.reconfigure(errors="backslashreplace")
@@ -35,6 +36,10 @@ def run(main: Callable[[], int | None]) -> None:
         if error.errno is None:
             raise
         code = _fail(_what_the_system_says(error))
+    if at_once:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
     sys.exit(code)
 
 

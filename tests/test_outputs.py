@@ -198,6 +198,18 @@ def test_what_the_machine_refuses_is_one_line(tmp_path, error, message):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize(("returned", "code"), [("None", 0), ("3", 3)])
+def test_what_main_returns_is_the_exit_code_and_nothing_printed_is_lost(
+    tmp_path, at_once, returned, code
+):
+    main = f"def main():\n    print('done', end='')\n    return {returned}\n"
+    done = run_program(
+        tmp_path, f"from stages.errors import run\n{main}run(main, at_once={at_once})\n"
+    )
+    assert (done.returncode, done.stdout) == (code, "done")
+
+
 def test_ctrl_c_during_imports_is_one_line(tmp_path):
     done = run_program(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     assert done.stderr == "error: interrupted; run the same command again to continue\n"
