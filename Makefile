@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 BASE ?= main
 TRIALS ?= 20
-SPACE ?= stages/search/space.yaml
+SPACE ?= stages/search.yaml
 
 .PHONY: repro test cloud review search bench lint format lock clean
 

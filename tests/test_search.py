@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stages import search
 from stages.errors import UserError
 from stages.parameters import Parameters
-from stages.search import __main__ as search
-from stages.search.experiments import past_experiments
-from stages.search.space import check_keys, read_space
+from stages.search import check_keys, past_experiments, read_space
 
 FORMULA = """
 import json, pathlib, sys, yaml

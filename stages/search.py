@@ -1,0 +1,269 @@
+"""make search TRIALS=20: look for better settings; each trial is an experiment of DVC.
+
+Optuna proposes settings out of a space (stages/search.yaml) and learns from the results
+so far, those of earlier searches on the same commit included. Only the validation images
+judge: choosing by test accuracy would spoil it as a measure.
+
+    dvc exp show                  the trials beside one another
+    dvc exp apply search-007      take over the settings and results of one
+"""
+
+import argparse
+import difflib
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.errors import UserError, run
+from stages.parameters import Parameters, read_parameters
+from stages.parameters.yaml_file import read_yaml
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+METRICS = "reports/metrics.json"
+SPACE = Path(__file__).with_name("search.yaml")
+PREFIX = "search-"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`parameters` and `metrics` are nested as in params.yaml and in the file of metrics."""
+
+    name: str
+    parameters: dict
+    metrics: dict
+
+
+def main() -> None:
+    import optuna
+
+    arguments = _arguments()
+    parameters = read_parameters()
+    space = read_space(arguments.space)
+    check_keys(space, parameters, arguments.space)
+    metric = _metric(parameters)
+
+    past = past_experiments(METRICS)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        direction="minimize" if metric.endswith("loss") else "maximize",
+        sampler=optuna.samplers.TPESampler(seed=len(past)),  # reproducible, yet not a repetition
+    )
+    known = sum(_learn(study, experiment, space, metric) for experiment in past)
+    if known:
+        print(f"going on from {known} earlier trials", flush=True)
+
+    new_names = names()
+    for number in range(1, arguments.trials + 1):
+        trial = study.ask(space)
+        settings = {key: _short(value) for key, value in trial.params.items()}
+        name = next(new_names)
+        trial.set_user_attr("name", name)
+        said = ", ".join(f"{key}={value}" for key, value in settings.items())
+        print(f"{name} ({number} of {arguments.trials}): {said}", flush=True)
+        value = _run(name, settings, parameters, metric)
+        if value is None:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            print(f"{name} failed", flush=True)
+        else:
+            study.tell(trial, value)
+            print(f"{name}: {metric} = {value:.4f}", flush=True)
+    _summary(study, metric)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.search",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--trials", type=int, default=20, help="how many to run now")
+    parser.add_argument("--space", type=Path, default=SPACE, help="YAML file of what to vary")
+    return parser.parse_args()
+
+
+def _metric(parameters: Parameters) -> str:
+    """The figure of reports/metrics.json that judges a trial: the one that judges an epoch."""
+    if parameters.split.val == 0:
+        raise UserError("split.val = 0 leaves no validation images to judge trials by; try 0.1")
+    monitor = parameters.train.monitor
+    return "val.accuracy" if monitor == "last" else monitor.replace("/", ".")
+
+
+def _learn(study, experiment: Experiment, space: dict, metric: str) -> bool:
+    """Tell `study` of an earlier experiment; False if it does not fit the space of now."""
+    import optuna
+
+    try:
+        trial = optuna.trial.create_trial(
+            params={key: look_up(experiment.parameters, key) for key in space},
+            distributions=space,
+            value=look_up(experiment.metrics, metric),
+            user_attrs={"name": experiment.name},
+        )
+    except ValueError:
+        return False
+    study.add_trial(trial)
+    return True
+
+
+def _run(name: str, settings: dict, parameters: Parameters, metric: str) -> float | None:
+    """The figure that the experiment `name` reaches; None if it failed."""
+    if not run_experiment(name, settings, _untracked_inputs(parameters)):
+        return None
+    made = [experiment for experiment in past_experiments(METRICS) if experiment.name == name]
+    value = look_up(made[0].metrics, metric) if made else None
+    if value is None:
+        print(f"{name} has no {metric} in {METRICS}", file=sys.stderr)
+    return value
+
+
+def _untracked_inputs(parameters: Parameters) -> list[str]:
+    """What an experiment, which runs in a folder of its own, would miss there."""
+    paths = [parameters.download.path, parameters.model.weights]
+    relative = [path for path in paths if path and not Path(path).is_absolute()]
+    return [name for path in relative if Path(path).exists() for name in untracked(path)]
+
+
+def _short(value):
+    """Four digits are enough for a setting, and easier to read."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _summary(study, metric: str) -> None:
+    try:
+        best = study.best_trial
+    except ValueError:
+        raise UserError("no trial succeeded; the messages above say why") from None
+    name = best.user_attrs["name"]
+    print(f"best: {name} with {metric} = {best.value:.4f}")
+    for key, value in best.params.items():
+        print(f"  {key}: {_short(value)}")
+    print(f"all trials: dvc exp show; to take this one over: dvc exp apply {name}")
+
+
+# Experiments of DVC, as the memory of a search
+
+
+def past_experiments(metrics_file: str) -> list[Experiment]:
+    """The experiments that searches on the commit at hand have left so far, oldest first."""
+    from dvc.repo import Repo
+
+    found = []
+    with Repo(".") as repo:
+        _, commit = repo.experiments.show()  # the first is the workspace
+    for entry in commit.experiments or ():
+        data = entry.revs[0].data
+        if entry.name.startswith(PREFIX) and data:
+            parameters = data.params["params.yaml"].get("data", {})
+            metrics = data.metrics.get(metrics_file, {}).get("data", {})
+            found.append(Experiment(entry.name, parameters, metrics))
+    return sorted(found, key=lambda experiment: experiment.name)
+
+
+def names() -> Iterator[str]:
+    """Names for new experiments, which no experiment has on any commit."""
+    from dvc.repo import Repo
+
+    with Repo(".") as repo:
+        listed = repo.experiments.ls(all_commits=True)
+    taken = {name for experiments in listed.values() for name, _ in experiments}
+    numbered = (f"{PREFIX}{number:03}" for number in itertools.count(1))
+    return (name for name in numbered if name not in taken)
+
+
+def run_experiment(name: str, settings: dict, copy: list[str]) -> bool:
+    """Run the pipeline as the experiment `name` in a folder of its own; True if it succeeded.
+
+    `settings` are values by dotted key, `copy` paths that the pipeline reads though neither
+    git nor DVC tracks them. The working tree stays as it is.
+    """
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name]
+    for path in copy:
+        command += ["--copy-paths", path]
+    for key, value in settings.items():
+        command += ["--set-param", f"++{key}={json.dumps(value)}"]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def untracked(path: str) -> list[str]:
+    """What neither git nor DVC tracks of `path`, a relative path: files, and whole folders."""
+    command = ["git", "ls-files", "--others", "--directory", "-z", "--", path]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    names = [name.rstrip("/") for name in listed.split("\0") if name]
+    return [name for name in names if not Path(f"{name}.dvc").exists()]
+
+
+# The space: settings by dotted key, and the values each may take
+
+
+def read_space(path: str | Path) -> "dict[str, BaseDistribution]":
+    """Read a space: key -> list of choices, or a range {low, high, log, step}.
+
+    Raises `UserError` for a file that is missing or an entry that is neither.
+    """
+    try:
+        entries = read_yaml(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; it should say which settings to search") from None
+    if not isinstance(entries, dict) or not entries:
+        raise UserError(f"{path} names no settings; a line like train.batch_size: [32, 64] does")
+    return {key: _distribution(f"{path}: {key}", entry) for key, entry in entries.items()}
+
+
+def _distribution(where: str, entry) -> "BaseDistribution":
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    try:
+        if isinstance(entry, list):
+            return CategoricalDistribution(entry)
+        whole = isinstance(entry["low"], int) and isinstance(entry["high"], int)
+        return (IntDistribution if whole else FloatDistribution)(**entry)
+    except (TypeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{where} = {entry!r} is neither a list of choices nor a range like "
+            f"{{low: 0.0001, high: 0.01, log: true}} ({error})"
+        ) from None
+
+
+def check_keys(space: dict, parameters: Parameters, where: str | Path) -> None:
+    """Raise `UserError` for a key of `space` that is no setting.
+
+    The settings of an architecture (model.settings) are checked when the model is built.
+    """
+    known = _keys(parameters.model_dump())
+    for key in space:
+        if key not in known and not key.startswith("model.settings."):
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"{where}: {key} is not a setting{hint}")
+
+
+def look_up(values: dict, key: str):
+    """The entry of nested dicts at a dotted key; None if there is none."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def _keys(values: dict, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            keys += _keys(value, f"{prefix}{name}.")
+        keys.append(f"{prefix}{name}")
+    return keys
+
+
+if __name__ == "__main__":
+    run(main)

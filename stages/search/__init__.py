@@ -1,1 +1,0 @@
-"""Search for better settings: Optuna proposes, DVC experiments run and remember."""
