@@ -1,4 +1,5 @@
 # make repro   build everything: data, model, reports
+# make recipe  list the settings of known jobs; make recipe NAME=mnist writes params.yaml for one
 # make test    prove that it works
 # make cloud   also install what s3:// and gs:// need, as sources and as DVC remotes
 # make review  compare the results with another revision: make review BASE=main
@@ -15,10 +16,13 @@ BASE ?= main
 TRIALS ?= 20
 SPACE ?= stages/search.yaml
 
-.PHONY: repro test cloud review search bench lint format lock clean
+.PHONY: repro recipe test cloud review search bench lint format lock clean
 
 repro: $(VENV)/.installed
 	dvc repro
+
+recipe: $(VENV)/.installed
+	@python -m stages.recipe $(if $(NAME),"$(NAME)") $(if $(filter-out 0,$(FORCE)),--force)
 
 test: $(VENV)/.installed-dev
 	pytest

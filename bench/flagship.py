@@ -7,11 +7,9 @@ over the fastest product measured on the machine right after, in the same number
 python -m bench.flagship --data cifar10-jpeg.zip      (about half an hour on two cores)
 """
 
-import yaml
-
 from bench.against_textbook import compare
 from bench.flops import peak_flops, training_flops
-from bench.measure import ROOT
+from bench.project import recipe_settings
 
 GOAL = 0.915
 TIMES = 4
@@ -29,7 +27,7 @@ def share_of_peak(images_per_second: float) -> dict:
     from stages.architectures import build_model
     from stages.training.precision import choose_precision
 
-    recipe = yaml.safe_load((ROOT / "recipes" / "cifar10.yaml").read_text(encoding="utf-8"))
+    recipe = recipe_settings("cifar10")
     model = build_model(recipe["model"]["name"], (32, 32, 3), 10, recipe["model"]["settings"])
     reached = training_flops(model) * images_per_second
     precision = choose_precision(recipe["train"]["precision"])

@@ -9,8 +9,14 @@ from pathlib import Path
 import yaml
 
 from bench.measure import ROOT
+from stages.recipe import write_recipe
 
 STAGES = ("download", "preprocess", "split", "train", "evaluate")
+
+
+def recipe_settings(recipe: str) -> dict:
+    """All settings of a file in recipes/, as in params.yaml."""
+    return yaml.safe_load(write_recipe(recipe, ROOT / "recipes"))
 
 
 def run_recipe(recipe: str, data: Path, folder: Path, **settings) -> dict:
@@ -24,7 +30,7 @@ def run_recipe(recipe: str, data: Path, folder: Path, **settings) -> dict:
     Returns `metrics` (reports/metrics.json), `timing` (reports/timing.json) and `peak_mib`, the
     most memory that each stage itself held.
     """
-    parameters = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    parameters = recipe_settings(recipe)
     parameters["download"].update(source="archive", path=str(Path(data).resolve()), url=None)
     for name, value in settings.items():
         *sections, key = name.split("__")
