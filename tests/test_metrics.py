@@ -36,21 +36,41 @@ def test_a_perfect_score_still_has_an_interval_below_one():
     assert perfect["accuracy_low"] == pytest.approx(0.7225, abs=5e-4)
 
 
-def test_scores_agree_with_scikit_learn():
-    labels, probabilities = predictions()
-    found = scores.score(labels, probabilities, top_k=2)
-    predicted = probabilities.argmax(axis=1)
+def test_scores_of_six_images_worked_by_hand():
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    probabilities = np.array(
+        [
+            [0.80, 0.10, 0.10],
+            [0.50, 0.40, 0.10],
+            [0.10, 0.70, 0.20],  # taken for 1; what it is comes third
+            [0.15, 0.60, 0.25],
+            [0.20, 0.30, 0.50],  # taken for 2; what it is comes second
+            [0.30, 0.10, 0.60],
+        ],
+        np.float32,
+    )
     expected = {
-        "accuracy": sk.accuracy_score(labels, predicted),
-        "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
-        "f1_macro": sk.f1_score(labels, predicted, average="macro"),
-        "recall_weighted": sk.recall_score(labels, predicted, average="weighted"),
-        "loss": sk.log_loss(labels, probabilities),
-        "top2_accuracy": sk.top_k_accuracy_score(labels, probabilities, k=2),
-        "roc_auc": sk.roc_auc_score(labels, probabilities.astype(float), multi_class="ovr"),
-        "average_precision": sk.average_precision_score(np.eye(4)[labels], probabilities),
-        "brier": ((probabilities - np.eye(4)[labels]) ** 2).sum(axis=1).mean() / 2,
+        "count": 6,
+        "accuracy": 4 / 6,
+        "top2_accuracy": 5 / 6,
+        # Class 0: 2 of 3 found, 2 of 2 predictions right; 1: 1 of 2 and 1 of 2; 2: 1 of 1, 1 of 2.
+        "balanced_accuracy": (2 / 3 + 1 / 2 + 1) / 3,
+        "recall_macro": (2 / 3 + 1 / 2 + 1) / 3,
+        "recall_weighted": (3 * 2 / 3 + 2 * 1 / 2 + 1 * 1) / 6,
+        "precision_macro": (1 + 1 / 2 + 1 / 2) / 3,
+        "precision_weighted": (3 * 1 + 2 * 1 / 2 + 1 * 1 / 2) / 6,
+        "f1_macro": (4 / 5 + 1 / 2 + 2 / 3) / 3,
+        "f1_weighted": (3 * 4 / 5 + 2 * 1 / 2 + 1 * 2 / 3) / 6,
+        "loss": -np.log(0.8 * 0.5 * 0.1 * 0.6 * 0.3 * 0.6) / 6,
+        # Pairs of an image of the class and another one in which the former has the higher score:
+        # 6 of 9, 5 of 8, 5 of 5.
+        "roc_auc": (6 / 9 + 5 / 8 + 5 / 5) / 3,
+        # Sorted by score, images of the class come at the places 1, 2, 6; at 2, 4; at 1.
+        "average_precision": ((1 / 1 + 2 / 2 + 3 / 6) / 3 + (1 / 2 + 2 / 4) / 2 + 1 / 1) / 3,
+        # Squared distances of each image's probabilities from the truth, halved.
+        "brier": (0.06 + 0.42 + 1.34 + 0.245 + 0.78 + 0.26) / 2 / 6,
     }
+    found = scores.score(labels, probabilities, top_k=2)
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=2e-6)
 
 

@@ -22,6 +22,7 @@ COPIED = (
     ".dvc/config",
     ".dvc/plots",
 )
+KINDS = ("outs", "metrics", "plots")  # of outputs of a stage in dvc.yaml
 SMALL = {
     "download": {"source": "folder"},
     "preprocess": {"size": [16, 16], "color": "rgb", "max_rejects": 0.2},
@@ -57,6 +58,25 @@ def call(folder: Path, *command: str, code: int = 0) -> str:
     return done.stdout
 
 
+def copy(origin: Path, folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        source, target = origin / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """Every file of the outputs that dvc.yaml names, by path."""
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    lists = [stage.get(kind, []) for stage in stages.values() for kind in KINDS]
+    paths = [folder / path for entries in lists for entry in entries for path in entry]
+    files = [file for path in paths for file in (path, *path.rglob("*"))]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files if file.is_file()}
+
+
 def set_parameters(folder: Path, **sections: dict) -> None:
     path = folder / "params.yaml"
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -88,13 +108,7 @@ def make_photos(inbox: Path) -> None:
 def project(tmp_path_factory) -> Path:
     """A repository in which `dvc repro` has run on a small folder of photos, committed."""
     folder = tmp_path_factory.mktemp("project") / "project"
-    for name in COPIED:
-        source, target = ROOT / name, folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target)
+    copy(ROOT, folder, COPIED)
     set_parameters(folder, **SMALL)
     call(folder, "git", "init", "--quiet", "--initial-branch=main")
     make_photos(folder / "data" / "inbox")
@@ -142,6 +156,16 @@ def test_forced_again_every_output_has_the_same_bytes(project):
     call(project, "dvc", "repro", "--force")
     assert (project / "dvc.lock").read_bytes() == before
     assert call(project, "git", "status", "--porcelain") == ""
+
+
+def test_without_dvc_the_stages_one_after_another_give_the_same_bytes(project, tmp_path):
+    copy(project, tmp_path, ("params.yaml", "dvc.yaml", "stages", "data/inbox"))
+    for stage in ("download", "preprocess", "split", "train", "evaluate", "plot"):
+        call(tmp_path, sys.executable, "-m", f"stages.{stage}")
+    expected, made = outputs(project), outputs(tmp_path)
+    assert {"models/model.keras", "data/raw/manifest.csv", "reports/report.html"} <= set(expected)
+    assert made.keys() == expected.keys()
+    assert [name for name in made if made[name] != expected[name]] == []
 
 
 def test_training_settings_do_not_rerun_preprocessing(project):
