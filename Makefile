@@ -48,8 +48,8 @@ format: $(VENV)/.installed-dev
 	ruff format .
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "error: $(PYTHON) is older than Python 3.11; try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	    { echo "error: $(PYTHON) is not Python 3.11 to 3.13, which TensorFlow needs; try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # The runtime's packages, and those plus what tests (-dev) or buckets (-cloud) need.

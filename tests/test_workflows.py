@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,34 @@ def test_text_from_a_pull_request_never_becomes_part_of_a_script(name):
 def test_the_targets_that_workflows_make_exist():
     for target in (".venv/.installed", "review", "lint", "test"):
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def versions_in_ci() -> list[str]:
+    workflow = yaml.safe_load(WORKFLOWS["tests"].read_text(encoding="utf-8"))
+    return workflow["jobs"]["tests"]["strategy"]["matrix"]["python"]
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_make_accepts_the_versions_of_python_that_are_tested_and_no_other(tmp_path, version):
+    python = tmp_path / "python"
+    told = f"import sys; sys.version_info = ({version.replace('.', ', ')}, 0);"
+    # Stands in for that version where it is asked for it, and fails where it should do more.
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] || exit 9\nexec {sys.executable} -c "{told} $2"\n')
+    python.chmod(0o755)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    command = ["make", f"PYTHON={python}", ".venv/bin/python"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    refused = f"error: {python} is not Python 3.11 to 3.13" in done.stdout
+    assert refused == (version not in versions_in_ci())
+    assert ("-m venv" in done.stdout) != refused
+
+
+def test_the_code_is_checked_for_the_oldest_python_that_is_tested():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    oldest = versions_in_ci()[0]
+    assert settings["project"]["requires-python"].startswith(f">={oldest}")
+    assert settings["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    assert f"--python-version {oldest} " in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_without_a_remote_the_review_goes_on_with_what_git_holds(tmp_path):
