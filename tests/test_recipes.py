@@ -71,8 +71,8 @@ def test_every_recipe_is_tried_here():
 
 def test_params_yaml_is_the_digits_recipe():
     params = (ROOT / "params.yaml").read_bytes()
+    assert write_recipe("digits", FOLDER).encode() == params, "run: make recipe NAME=digits"
     assert RECIPES["digits"].read_bytes() == params
-    assert write_recipe("digits", FOLDER).encode() == params
 
 
 @pytest.mark.parametrize("name", RECIPES)
