@@ -29,7 +29,7 @@ from stages.inputs.load import Batch, load
 from stages.progress import progress
 from stages.store.atomic import replace_file
 from stages.store.model import load_model, read_info
-from stages.store.raw import text
+from stages.store.names import printable as text
 
 MODEL = Path("models/model.keras")
 LISTED = 20  # unreadable images named on the terminal

@@ -1,5 +1,6 @@
 """The images of data/raw are read from its archives, by row of the manifest."""
 
+import hashlib
 import io
 import tarfile
 import zipfile
@@ -41,7 +42,10 @@ def raw(tmp_path, request):
     write_table(
         tmp_path / "manifest.csv",
         MANIFEST,
-        [("id", name, "cat", "", "", "sha", "images", name) for name in reversed(FILES)],
+        [
+            ("id", name, "cat", "", "", hashlib.sha256(FILES[name]).hexdigest(), "images", name)
+            for name in reversed(FILES)
+        ],
     )
     return tmp_path
 

@@ -64,10 +64,10 @@ def test_tables_as_programs_write_them(folder, table):
 
 def test_quotes_may_hold_separators_and_line_ends(folder):
     (folder / 'x, "y".jpg').write_bytes(b"x")
-    images = read(folder, b'file,label\n"x, ""y"".jpg","big\ncat"\na.jpg,dog\n')
+    images = read(folder, b'file,label,note\n"x, ""y"".jpg","big, ""cat""","a\nb"\na.jpg,dog,\n')
     assert [(image.path, image.label) for image in images] == [
         ("a.jpg", "dog"),
-        ('x, "y".jpg', "big\ncat"),
+        ('x, "y".jpg', 'big, "cat"'),
     ]
 
 
@@ -151,7 +151,7 @@ def test_hub_files_name_their_classes_and_sides(tmp_path):
     }
     images = list(parquet_images(files, Columns()))
     assert [image.path for image in images] == sorted(image.path for image in images)
-    assert images[1].path == "train-00000-of-00002/00000001.png"
+    assert images[1].path == "train-00000-of-00002/00000001/1.png"
     assert images[1].label == "dog"
     assert images[1].read() == b"\x89PNG1"
     assert [image.split for image in images] == ["train"] * 4 + ["val"] * 4

@@ -2,8 +2,9 @@
 
 import re
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.parameters.section import Section
 
@@ -36,6 +37,7 @@ class Download(Section):
     sha256: str | list[str] | None = None
     table: str = Field("labels.csv", min_length=1)
     columns: Columns = Columns()
+    label_pattern: str | None = Field(None, min_length=1)
 
     @property
     def urls(self) -> list[str]:
@@ -47,6 +49,28 @@ class Download(Section):
         """`sha256` as a list, in lower case, in the order of `urls`; empty for none."""
         return [pin.lower() for pin in _as_list(self.sha256)]
 
+    @field_validator("path", "table")
+    @classmethod
+    def _a_possible_path(cls, path):
+        if "\0" in path:
+            raise ValueError("a path cannot hold the character NUL")
+        return path
+
+    @field_validator("label_pattern")
+    @classmethod
+    def _a_regular_expression(cls, pattern):
+        try:
+            re.compile(pattern or "")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        return pattern
+
+    @model_validator(mode="after")
+    def _label_pattern_suits_source(self):
+        if self.label_pattern is not None and self.source not in ("archive", "folder"):
+            raise ValueError(f"label_pattern goes with source folder or archive, not {self.source}")
+        return self
+
     @model_validator(mode="after")
     def _url_suits_source(self):
         if self.url is not None and self.source not in ("archive", "parquet", "csv"):
@@ -56,6 +80,10 @@ class Download(Section):
         for url in self.urls:
             if not re.match(r"[a-z0-9+.-]+://.", url):
                 raise ValueError(f"url {url!r} should begin with https://, s3:// or gs://")
+            try:
+                urlsplit(url).port  # noqa: B018 - raises for what is no address
+            except ValueError as error:
+                raise ValueError(f"url {url!r} is no address: {error}") from None
         if self.url == []:
             raise ValueError("url is an empty list; null stands for none")
         return self

@@ -1,7 +1,8 @@
 """Where images come from: known sets, archives, folders, tables; local or remote."""
 
 import posixpath
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,7 +14,8 @@ from stages.sources.folder import folder_images
 from stages.sources.known import known_images
 from stages.sources.parquet import parquet_files, parquet_images
 from stages.sources.table import table_entries, table_images
-from stages.store.raw import Entry, pack
+from stages.store.names import printable
+from stages.store.raw import ChangedImage, Entry, RawImage, pack
 
 
 def gather(
@@ -27,16 +29,16 @@ def gather(
     source, columns = settings.source, settings.columns
     if source == "archive" or (source == "csv" and settings.url):
         files = _files(settings, downloads, [Path(settings.path)])
-        archives = {name.replace("/", "-"): file for name, file in files.items()}
+        archives = {_archive_name(name): file for name, file in files.items()}
         if source == "archive":
-            entries = archive_entries(archives)
+            entries = archive_entries(archives, settings.label_pattern)
         else:
             entries = table_entries(archives, settings.table, columns)
         for name, archive in archives.items():
             place(archive, raw / name, own=settings.url is not None)
         return entries
     if source == "folder":
-        images = folder_images(settings.path, seen / "files.csv")
+        images = folder_images(settings.path, seen / "files.csv", settings.label_pattern)
     elif source == "csv":
         images = table_images(settings.path, settings.table, columns, seen / "files.csv")
     elif source == "parquet":
@@ -44,7 +46,16 @@ def gather(
         images = parquet_images(_files(settings, downloads, local), columns)
     else:
         images = known_images(source, downloads)
-    return pack(images, raw, previous, seen / "shards.json")
+    return _pack(images, raw, previous, seen)
+
+
+def _pack(images: Iterator[RawImage], raw: Path, previous: Path, seen: Path) -> Iterator[Entry]:
+    try:
+        yield from pack(images, raw, previous, seen / "shards.json")
+    except ChangedImage:
+        images.close()  # for it remembers hashes until then
+        (seen / "files.csv").unlink(missing_ok=True)  # the next run shall read every file
+        raise
 
 
 def _files(settings: Download, downloads: Path, local: list[Path]) -> dict[str, Path]:
@@ -67,6 +78,17 @@ def _files(settings: Download, downloads: Path, local: list[Path]) -> dict[str, 
 
 
 def _short_names(paths: list[str]) -> list[str]:
-    """`paths` relative to the folder that they all lie in."""
+    """`paths` relative to the folder that they all lie in, none of them twice."""
     common = posixpath.commonpath([posixpath.dirname(path) or "." for path in paths])
-    return [posixpath.relpath(path, common) for path in paths]
+    names = [posixpath.relpath(path, common) for path in paths]
+    flat = [_archive_name(name) for name in names]
+    if len(set(flat)) == len(flat):
+        return names
+    # They differ in what is no part of the path, as in get?id=1 and get?id=2.
+    return [f"{number}/{name}" for number, name in enumerate(names, 1)]
+
+
+def _archive_name(name: str) -> str:
+    """The name in data/raw of an archive that has the short name `name`."""
+    flat = re.sub(r"[\0-\x1f/\\]", "-", printable(name))
+    return f"archive-{flat}" if flat.strip(".") in ("", "manifest.csv") else flat

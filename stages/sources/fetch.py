@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import posixpath
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from stages.progress import progress
 from stages.store.atomic import replace_file
 
 BLOCK = 2**20
+LONGEST_NAME = 100  # characters
 HTTP_BLOCK = 2**16  # at most so much of what has come is lost with a connection
 # Failures in a row, with nothing gained between them, after which a server is given up.
 TRIES = 5
@@ -35,7 +38,7 @@ def fetch(
     have; without it, the first fetch is trusted and later damage noticed. Raises `UserError`
     when no mirror delivers.
     """
-    name = Path(unquote(urlsplit(mirrors[0]).path)).name.strip(".") or "download"
+    name = file_name(mirrors[0])
     key = sha256 or hashlib.sha256(mirrors[0].encode()).hexdigest()
     path = Path(cache) / key[:16] / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,14 +46,23 @@ def fetch(
         return _fetch(mirrors, path, sha256, pause)
 
 
+def file_name(url: str) -> str:
+    """What to call the file at `url`: the last part of its path, as any system allows it."""
+    try:
+        name = posixpath.basename(unquote(urlsplit(url).path).replace("\\", "/"))
+    except ValueError as error:
+        raise UserError(f"{url!r} is no address: {error}") from None
+    return re.sub(r"[^A-Za-z0-9_.,+ ()-]", "_", name)[-LONGEST_NAME:].strip(". ") or "download"
+
+
 def _fetch(mirrors: Sequence[str], path: Path, sha256: str | None, pause: float) -> Path:
     name = path.name
     record = path.with_name(f"{name}.sha256")
     if path.exists() and record.exists():
-        expected = sha256 or record.read_text().strip()
+        expected = sha256 or record.read_bytes().strip().decode("ascii", "replace")
         if file_sha256(path) == expected:
             return path
-    errors = []
+    errors: list[str] = []
     for url in mirrors:
         try:
             found = _transfer(url, path.with_name(f"{name}.part"), sha256, pause)
@@ -121,10 +133,7 @@ def _continue(url: str, part: Path, pinned: bool) -> None:
     """Append to `part` what it lacks of `url`, or write it anew if it is of another version."""
     version_file = _version_file(part)
     start = part.stat().st_size if part.exists() else 0
-    version = None
-    if version_file.exists():
-        known = json.loads(version_file.read_text())
-        version = known["version"] if known["url"] == url else None
+    version = _read_version(version_file, url)
     if not pinned and version is None:
         start = 0  # nothing would tell whether the rest belongs to the same version
     open_ = _open_http if urlsplit(url).scheme in ("http", "https") else _open_fsspec
@@ -144,12 +153,24 @@ def _continue(url: str, part: Path, pinned: bool) -> None:
         raise _Failed(f"broke off after {part.stat().st_size:,} of {opened.size:,} bytes")
 
 
+def _read_version(path: Path, url: str) -> str | None:
+    """The version of `url` of which the file `path` says that a part has been fetched."""
+    try:
+        known = json.loads(path.read_bytes())
+        version = known["version"] if known["url"] == url else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return None  # none yet, or not ours
+    usable = isinstance(version, str) and version.isascii() and version.isprintable()
+    return version if usable else None
+
+
 def _version_file(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
 def _open_http(url: str, start: int, version: str | None) -> _Opened:
     import requests
+    import urllib3
 
     headers = dict(HEADERS)
     if start:
@@ -158,21 +179,26 @@ def _open_http(url: str, start: int, version: str | None) -> _Opened:
             headers["If-Range"] = version
     try:
         response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
-    except requests.exceptions.InvalidURL as error:
+    except (requests.exceptions.InvalidURL, requests.TooManyRedirects, UnicodeError) as error:
         raise _Failed(str(error), final=True) from None
-    except requests.RequestException as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
         raise _Failed(_cause(error)) from None
-    if response.status_code == 416:  # nothing there beyond what we have: begin again
+    if response.status_code == 416 and start:  # nothing beyond what we have: begin again
         return _open_http(url, 0, None)
     if not response.ok:
         final = response.status_code < 500 and response.status_code not in (408, 425, 429)
         raise _Failed(f"the server answers {response.status_code} {response.reason}", final)
     begins = 0
     if response.status_code == 206:
-        begins = int(response.headers["Content-Range"].split()[1].split("-")[0])
-        if begins != start:
+        content_range = response.headers.get("Content-Range", "")
+        match = re.match(r"\s*bytes\s+([0-9]{1,18})-", content_range)
+        if not match or int(match[1]) != start:
+            if not start:
+                raise _Failed(f"the server answers with the range {content_range!r}", final=True)
             return _open_http(url, 0, None)
-    length = response.headers.get("Content-Length")
+        begins = start
+    length = response.headers.get("Content-Length", "").strip()
+    size = begins + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
     # A weak ETag does not promise the same bytes.
     tag = response.headers.get("ETag", "")
     mark = response.headers.get("Last-Modified") if not tag or tag.startswith("W/") else tag
@@ -181,10 +207,10 @@ def _open_http(url: str, start: int, version: str | None) -> _Opened:
         try:
             with response:
                 yield from response.iter_content(HTTP_BLOCK)
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             raise _Failed(f"the connection broke: {_cause(error)}") from None
 
-    return _Opened(begins, begins + int(length) if length else None, mark, blocks())
+    return _Opened(begins, size, mark, blocks())
 
 
 def _open_fsspec(url: str, start: int, version: str | None) -> _Opened:

@@ -1,5 +1,6 @@
 """What surrounds an image says: its class, and the side of the split it was given."""
 
+import functools
 import re
 import unicodedata
 from collections import Counter
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from stages.errors import UserError
+from stages.store.names import printable
 
 # Folder names (in any letter case) and values of a split column, and the side they declare.
 SIDES = {
@@ -21,11 +23,20 @@ SIDES = {
 # What a person would call an image. Those that preprocess cannot read end in its rejects.
 # fmt: off
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".jxl",
-    ".dng", ".cr2", ".nef", ".arw",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp",
+    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".avifs",
+    ".heic", ".heics", ".heif", ".heifs", ".hif", ".jp2", ".j2k", ".jpx", ".jxl",
+    ".tga", ".icb", ".vda", ".vst", ".psd", ".dds", ".pcx",
+    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf",
 )
 # fmt: on
+# Larger files are no photos, but damage or an attack on memory.
+LARGEST_IMAGE = 2**28
+
+# Class names end in pages, tables and terminals, which would obey these instead of showing them.
+MARKUP = re.compile("<[A-Za-z/!?]")
+FORMULA = re.compile(r"[=@]|[+-](?!(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$)", re.ASCII)
+LONGEST_LABEL = 255  # bytes, as of a file name
 
 # Left by operating systems and file managers; so is whatever starts with a dot.
 OS_FILES = frozenset(["__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"])
@@ -45,7 +56,7 @@ def report_ignored(paths: Sequence[str], where: str) -> None:
     """Say in one line which files of `where` were passed over because they are no images."""
     if paths:
         kinds = Counter(PurePosixPath(path).suffix or PurePosixPath(path).name for path in paths)
-        named = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common(5))
+        named = ", ".join(f"{printable(kind)} ({count})" for kind, count in kinds.most_common(5))
         print(f"{where}: passed over {len(paths):,} files that are not images: {named}")
 
 
@@ -54,12 +65,44 @@ def clean_label(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
-def read_layout(paths: Sequence[str], where: str) -> Iterator[tuple[str, str]]:
+def read_label(name: str, where: str) -> str:
+    """The class that `name` says, in the form of `clean_label`.
+
+    Raises `UserError` for a name that would not be shown but obeyed where people look at classes:
+    on a page, in a terminal, in a table.
+    """
+    label = clean_label(name)
+    if problem := _label_problem(label):
+        raise UserError(f"{where}: the class name '{printable(label)[:100]}' {problem}; rename it")
+    return label
+
+
+@functools.lru_cache(maxsize=10_000)
+def _label_problem(label: str) -> str:
+    if not label:
+        return "is empty"
+    if printable(label) != label:
+        return "has characters that cannot be shown"
+    if MARKUP.search(label):
+        return "has a < that HTML takes for the start of a tag"
+    if FORMULA.match(label):
+        return f"begins with {label[0]}, which spreadsheets take for a formula"
+    if len(label.encode()) > LONGEST_LABEL:
+        return f"is longer than {LONGEST_LABEL} bytes"
+    return ""
+
+
+def read_layout(
+    paths: Sequence[str], where: str, label_pattern: str | None = None
+) -> Iterator[tuple[str, str]]:
     """Yield (split, label) for each of `paths`, the image files of the folder or archive `where`.
 
     Class folders lie at the top, or under `SIDES`; all of it may lie in one wrapping folder.
-    Folders within a class folder have no meaning. Raises `UserError` for any other layout.
+    Folders within a class folder have no meaning. With `label_pattern`, the first group of that
+    regular expression (or its whole match) in the path is the class, and class folders have no
+    meaning. Raises `UserError` for any other layout.
     """
+    by_folder = label_pattern is None
     tops = {path.split("/", 1)[0] for path in paths}
     wrapped = (
         len(tops) == 1
@@ -67,7 +110,8 @@ def read_layout(paths: Sequence[str], where: str) -> Iterator[tuple[str, str]]:
         and any(path.count("/") > 1 for path in paths)
     )
     top = {path.split("/")[wrapped] for path in paths if path.count("/") > wrapped}
-    deep = {path.split("/")[wrapped] for path in paths if path.count("/") > wrapped + 1}
+    # A class may be called train; where folders name no classes, train/ is a side.
+    deep = {path.split("/")[wrapped] for path in paths if path.count("/") > wrapped + by_folder}
     declared = {name for name in deep if name.lower() in SIDES}
     others = {name for name in top if name.lower() not in SIDES}
     if declared and others:
@@ -76,15 +120,37 @@ def read_layout(paths: Sequence[str], where: str) -> Iterator[tuple[str, str]]:
             "put every class folder under train/, val/, test/ or extra/, or none of them"
         )
     depth = wrapped + bool(declared)
-    loose = [path for path in paths if path.count("/") <= depth]
+    loose = [path for path in paths if path.count("/") < depth + by_folder]
     if loose:
         raise UserError(
-            f"{len(loose):,} images of {where} lie in no class folder, e.g. {loose[0]}; "
-            "put each into a folder named after its class, or take it away"
+            f"{len(loose):,} images of {where} lie in no class folder, e.g. "
+            f"{printable(loose[0])}; put each into a folder named after its class, take it away, "
+            "or set download.label_pattern if file names say the class"
+            if by_folder
+            else f"{len(loose):,} images of {where} lie in none of the declared sets "
+            f"{_names(declared)}, e.g. {printable(loose[0])}; move or remove them"
         )
-    for path in paths:
-        parts = path.split("/")
-        yield (SIDES[parts[depth - 1].lower()] if declared else ""), clean_label(parts[depth])
+    if by_folder:
+        labels = [path.split("/")[depth] for path in paths]
+    else:
+        labels = _match_labels(paths, where, label_pattern)
+    for path, label in zip(paths, labels, strict=True):
+        side = SIDES[path.split("/")[depth - 1].lower()] if declared else ""
+        yield side, read_label(label, where)
+
+
+def _match_labels(paths: Sequence[str], where: str, label_pattern: str) -> list[str]:
+    pattern = re.compile(label_pattern)
+    matches = [pattern.search(path) for path in paths]
+    labels = [match and match[min(1, pattern.groups)] for match in matches]
+    without = [path for path, label in zip(paths, labels, strict=True) if not label]
+    if without:
+        raise UserError(
+            f"download.label_pattern {label_pattern!r} finds no class in the names of "
+            f"{len(without):,} images of {where}, e.g. {printable(without[0])}; change the "
+            "pattern, or take them away"
+        )
+    return labels
 
 
 def side_of_file(name: str) -> str:
@@ -107,6 +173,15 @@ def check_classes(labels: set[str], where: str) -> None:
         )
 
 
+def check_image_size(size: int, where: str) -> None:
+    """Raise `UserError` for an image file (named by `where`) of more bytes than any photo."""
+    if size > LARGEST_IMAGE:
+        raise UserError(
+            f"{where} has {size:,} bytes, but no image has more than {LARGEST_IMAGE:,}; "
+            "take it away"
+        )
+
+
 def _names(names: set[str]) -> str:
-    shown = ", ".join(f"{name}/" for name in sorted(names)[:3])
+    shown = ", ".join(f"{printable(name)}/" for name in sorted(names)[:3])
     return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

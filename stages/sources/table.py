@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,8 +13,13 @@ from stages.parameters.download import Columns
 from stages.progress import progress
 from stages.sources.archive import read_members
 from stages.sources.folder import folder_image, known_hashes
-from stages.sources.layout import SIDES, check_classes, clean_label
-from stages.store.raw import Entry, RawImage, read_archive
+from stages.sources.layout import SIDES, check_classes, check_image_size, read_label
+from stages.store.archives import read_archive
+from stages.store.names import printable
+from stages.store.raw import Entry, RawImage
+
+# Larger ones are no tables of labels: five million lines are smaller.
+LARGEST_TABLE = 2**28
 
 
 class Row(NamedTuple):
@@ -35,20 +41,19 @@ def table_images(
     missing or wrong, and for files that it names and that are not there.
     """
     folder = Path(folder)
-    try:
-        content = (folder / table).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    file = folder / table
+    if not os.path.isfile(file):
         raise UserError(
-            f"{folder / table} does not exist; download.path and download.table in params.yaml "
+            f"{file} does not exist; download.path and download.table in params.yaml "
             "name the folder and the table in it"
-        ) from None
-    where = str(folder / table)
-    rows = read_rows(content, columns, where)
-    base = folder / posixpath.dirname(table)
-    _check_missing((row for row in rows if not (base / row.path).is_file()), where)
+        )
+    _check_size(os.path.getsize(file), str(file))
+    base = Path(os.path.normpath(folder / posixpath.dirname(table)))
+    rows = read_rows(file.read_bytes(), columns, str(file), base)
+    _check_missing((row for row in rows if not os.path.isfile(base / row.path)), str(file))
     with known_hashes(seen) as hashes, progress(len(rows), "images", "reading") as bar:
         for row in rows:
-            yield folder_image(base, row.path, row.path, row.label, row.split, row.group, hashes)
+            yield folder_image(base, row.path, row.label, row.split, row.group, hashes)
             bar.update()
 
 
@@ -59,45 +64,61 @@ def table_entries(archives: dict[str, Path], table: str, columns: Columns) -> li
     """
     [(shard, archive)] = archives.items()
     where = f"{table} in {archive.name}"
-    members = {member.path: member for member in read_members(archive, lambda path: True)}
+    members = {member.real: member for member in read_members(archive, lambda path: True)}
+    table = posixpath.normpath(table)
     if table not in members:
         raise UserError(f"{archive} holds no {table}; download.table names the table in it")
+    _check_size(members[table].size, where)
     _, content = next(read_archive(archive, [members[table].name]))
     rows = read_rows(content, columns, where)
     base = posixpath.dirname(table)
-    paths = [posixpath.join(base, row.path) for row in rows]
-    found = [members.get(path) for path in paths]
+    found = [members.get(posixpath.join(base, row.path)) for row in rows]
     _check_missing((row for row, m in zip(rows, found, strict=True) if m is None), where)
-    return [
-        Entry(member.path, row.label, row.split, row.group, member.sha256, shard, member.name)
+    for member in found:
+        check_image_size(member.size, f"{archive}: {member.path}")
+    entries = [
+        Entry(
+            member.path,
+            row.label,
+            row.split,
+            row.group,
+            member.sha256,
+            shard,
+            member.name,
+        )
         for row, member in zip(rows, found, strict=True)
     ]
+    return sorted(entries)
 
 
-def read_rows(content: bytes, columns: Columns, where: str) -> list[Row]:
+def read_rows(
+    content: bytes, columns: Columns, where: str, folder: Path | None = None
+) -> list[Row]:
     """The lines of the CSV file `content`, sorted by path; a line that comes twice counts once.
 
     UTF-8 with or without a byte order mark; separated by commas, semicolons or tabs. Columns
-    other than `columns` have no meaning here. Raises `UserError` for a table that is wrong.
+    other than `columns` have no meaning here. Absolute paths may lead into `folder`, that of the
+    table. Raises `UserError` for a table that is wrong.
     """
     try:
-        lines = content.decode("utf-8-sig")
+        head = content.decode("utf-8-sig").lstrip("\r\n").split("\n", 1)[0]
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{where}, line {line}, is not UTF-8; save the table as UTF-8") from None
-    header = lines.splitlines()[0] if lines.strip() else ""
-    separator = max(",;\t", key=header.count)
-    reader = csv.DictReader(io.StringIO(lines, newline=""), delimiter=separator, strict=True)
+    separator = max(",;\t", key=head.count)
+    lines = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+    reader = csv.DictReader(lines, delimiter=separator, strict=True)
+    tops = _absolute(folder)
     found: dict[str, Row] = {}
     doubles = 0
     try:
         _check_columns(reader.fieldnames or [], columns, where)
         for values in reader:
-            row = _row(values, columns, reader.line_num, where)
+            row = _row(values, columns, reader.line_num, where, tops)
             known = found.setdefault(row.path, row)
             if known[:-1] != row[:-1]:
                 raise UserError(
-                    f"{where} says of {row.path} in line {known.line} "
+                    f"{where} says of {printable(row.path)} in line {known.line} "
                     f"{', '.join(filter(None, known[1:-1]))} and in line {row.line} "
                     f"{', '.join(filter(None, row[1:-1]))}; remove one of the lines"
                 )
@@ -109,7 +130,22 @@ def read_rows(content: bytes, columns: Columns, where: str) -> list[Row]:
     if not found:
         raise UserError(f"{where} names no images")
     check_classes({row.label for row in found.values()}, where)
-    return sorted(found.values())
+    return sorted(found.values(), key=lambda row: printable(row.path))
+
+
+def _absolute(folder: Path | None) -> list[str]:
+    """How an absolute path into `folder` may begin: by its own name, or by where links lead."""
+    if folder is None:
+        return []
+    absolute = [os.path.abspath(folder), os.path.realpath(folder)]
+    return [path.replace("\\", "/").rstrip("/") + "/" for path in absolute]
+
+
+def _check_size(size: int, where: str) -> None:
+    if size > LARGEST_TABLE:
+        raise UserError(
+            f"{where} has {size:,} bytes, but no table of labels has more than {LARGEST_TABLE:,}"
+        )
 
 
 def check_side(value: str, where: str) -> str:
@@ -117,7 +153,9 @@ def check_side(value: str, where: str) -> str:
     try:
         return SIDES[value.strip().lower()] if value.strip() else ""
     except KeyError:
-        raise UserError(f"{where}: split {value!r}; use {', '.join(SIDES)} or nothing") from None
+        raise UserError(
+            f"{where}: split {value[:100]!r}; use {', '.join(SIDES)} or nothing"
+        ) from None
 
 
 def _check_columns(header: Iterable[str], columns: Columns, where: str) -> None:
@@ -128,26 +166,29 @@ def _check_columns(header: Iterable[str], columns: Columns, where: str) -> None:
     if columns.split != Columns().split:  # the default may be absent
         wanted["split"] = columns.split
     for key, name in wanted.items():
-        if name not in header:
+        if header.count(name) != 1:
+            problem = f"{header.count(name)} columns" if name in header else "no column"
+            named = ", ".join(map(repr, header)) or "none"
             raise UserError(
-                f"{where} has no column {name!r} but {', '.join(map(repr, header)) or 'none'}; "
+                f"{where} has {problem} {name!r} but {named[:1000]}; "
                 f"set download.columns.{key} in params.yaml"
             )
 
 
-def _row(values: dict, columns: Columns, line: int, where: str) -> Row:
+def _row(values: dict, columns: Columns, line: int, where: str, tops: list[str]) -> Row:
     at = f"{where}, line {line}"
     if None in values or None in values.values():
         raise UserError(f"{at}, has another number of fields than the header")
-    path, label = values[columns.file].strip(), clean_label(values[columns.label])
+    path, label = values[columns.file].strip(), values[columns.label].strip()
     if not path or not label:
         raise UserError(f"{at}, lacks {'its file' if not path else 'a label'}")
     path = posixpath.normpath(path.replace("\\", "/"))
+    path = next((path.removeprefix(top) for top in tops if path.startswith(top)), path)
     if path.startswith(("/", "../")) or path in ("..", "."):
-        raise UserError(f"{at}: {path} is not within the folder of the table")
+        raise UserError(f"{at}: {printable(path)} is not within the folder of the table")
     split = check_side(values.get(columns.split, ""), at)
-    group = values[columns.group].strip() if columns.group is not None else ""
-    return Row(path, label, split, group, line)
+    group = printable(values[columns.group].strip()) if columns.group is not None else ""
+    return Row(path, read_label(label, at), split, group, line)
 
 
 def _check_missing(rows: Iterable[Row], where: str) -> None:
@@ -156,5 +197,5 @@ def _check_missing(rows: Iterable[Row], where: str) -> None:
         first = missing[0]
         raise UserError(
             f"{where} names {len(missing):,} files that are not there, the first being "
-            f"{first.path} in line {first.line}; put them there or remove their lines"
+            f"{printable(first.path)} in line {first.line}; put them there or remove their lines"
         )
