@@ -6,10 +6,12 @@ from pathlib import Path
 from stages.errors import UserError, run
 from stages.parameters import read_parameters
 from stages.sources import gather
+from stages.sources.packed import packed_images
 from stages.store.atomic import replace_directory
 from stages.store.raw import write_manifest
 
 RAW = Path("data/raw")
+LOCK = Path("dvc.lock")  # what DVC knows of the last run
 # What outlives every run and is safe to delete: files fetched, which several projects may share,
 # and what is known of files that need not be read again.
 DOWNLOADS = Path(os.environ.get("IMAGE_DOWNLOADS") or "data/downloads")
@@ -18,6 +20,11 @@ SEEN = Path("data/.seen")
 
 def main() -> None:
     settings = read_parameters().download
+    kept = packed_images(settings, RAW, LOCK)
+    if kept is not None:
+        what = "is empty" if os.path.isdir(settings.path) else "is missing"
+        print(f"{settings.path} {what}: keeping the {kept:,} images packed in {RAW}")
+        return
     try:
         with replace_directory(RAW) as raw:
             entries = gather(settings, raw, RAW, DOWNLOADS, SEEN)
@@ -31,7 +38,8 @@ def main() -> None:
         ):
             raise UserError(
                 f"{error} (this experiment runs in a copy of the repository without your "
-                "untracked files: set frozen: true in dvc.yaml, or an absolute download.path)"
+                "untracked files, and data/raw was packed with other download settings: set an "
+                "absolute download.path)"
             ) from None
         raise
     print(f"{count:,} images from {settings.source}")

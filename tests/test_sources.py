@@ -383,7 +383,7 @@ def test_an_experiment_in_a_copy_says_why_it_does_not_find_the_images(tmp_path, 
     (copy / "data/inbox").mkdir(parents=True)
     (copy / "params.yaml").write_text("download: {source: folder}")
     monkeypatch.chdir(copy)
-    with pytest.raises(UserError, match=r"data/inbox holds no images.*set frozen: true.*absolute"):
+    with pytest.raises(UserError, match=r"data/inbox holds no images.*other download .*absolute"):
         stages.download.main()
 
 
