@@ -22,11 +22,13 @@ def place(width: int, height: int, frame: tuple[int, int], resize: str) -> Place
     """
     across, down = frame
     if resize == "crop":
-        scale = min(width / across, height / down)
-        left, top = (width - across * scale) / 2, (height - down * scale) / 2
-        # Rounding must not carry the box outside the image.
-        box = (left, top, min(left + across * scale, width), min(top + down * scale, height))
-        return Placement(box, frame, (0, 0))
+        # The side that is cut is found in whole numbers, and what is left of it is rounded once,
+        # so the box never reaches outside the image, not even by what floats lose.
+        if width * down > height * across:
+            left = (width - across * height / down) / 2
+            return Placement((left, 0, width - left, height), frame, (0, 0))
+        top = (height - down * width / across) / 2
+        return Placement((0, top, width, height - top), frame, (0, 0))
     box = (0, 0, width, height)
     if resize == "pad":
         scale = max(width / across, height / down)
