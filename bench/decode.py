@@ -144,8 +144,9 @@ def ours(folder: Path, side: int) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     manifest = read_manifest(folder / "raw")
-    images = process(folder / "raw", manifest, settings, out, folder / "nothing earlier")
+    images = process(folder / "raw", manifest, settings, out / "work", folder / "nothing earlier")
     assert not images.rejects()
+    images.publish(out)
 
 
 def loop(folder: Path, side: int) -> None:

@@ -3,68 +3,117 @@
 Reads data/raw; writes data/processed, of which it reuses what has not changed.
 """
 
+import csv
+import shutil
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.errors import UserError, run
 from stages.images import DECODER, Recipe
 from stages.images.process import Processed, process
 from stages.parameters import read_parameters
 from stages.store.atomic import replace_directory
-from stages.store.processed import INDEX, Dataset, natural_order
+from stages.store.processed import INDEX, Dataset, digest_tables, natural_order
 from stages.store.raw import read_manifest
 from stages.store.tables import write_table
 
 RAW = Path("data/raw")
 PROCESSED = Path("data/processed")
+# What a run that has not ended, or has failed, has decoded so far.
+WORK = Path("data/.processed")
+
+REJECTS = ["file", "reason", "sha256"]
+
+# A class with fewer images has hardly one for each of training, validation and test.
+FEW = 3
 
 
 def main() -> None:
     settings = read_parameters().preprocess
     # What the pixels depend on; it travels with them, and later with the model.
     look = settings.model_dump(exclude={"max_rejects", "workers"}) | {"decoder": DECODER}
-    manifest = read_manifest(RAW)
     with replace_directory(PROCESSED) as folder:
-        images = process(RAW, manifest, look, folder, PROCESSED, settings.workers)
-        check_rejects(images.rejects(), len(manifest), settings.max_rejects)
-        classes = sorted(images.labels(), key=natural_order)
-        check_classes(classes, manifest)
+        manifest = read_raw()
+        images = process(RAW, manifest, look, WORK, PROCESSED, settings.workers)
+        check(images, settings.max_rejects)
+        images.publish(folder)
         write_table(folder / "index.csv", INDEX, images.index())
-        write_table(folder / "rejects.csv", ["file", "reason", "sha256"], images.rejects())
-        Dataset(classes, Recipe.of(look).shape, look).save(folder)
+        write_table(folder / "rejects.csv", REJECTS, images.rejects())
+        classes = sorted(images.readable_per_class(), key=natural_order)
+        Dataset(classes, Recipe.of(look).shape, look, digest_tables(folder)).save(folder)
+    shutil.rmtree(WORK)
     print(summary(images))
 
 
-def check_rejects(rejects: list[tuple], count: int, allowed: float) -> None:
-    """Raise `UserError` if more than the share `allowed` of `count` images is unreadable."""
+def read_raw() -> pa.Table:
+    """The manifest of the raw images. Raises `UserError` if there is none, or if it is damaged."""
+    path = RAW / "manifest.csv"
+    try:
+        manifest = read_manifest(RAW)
+        if not pc.all(pc.match_substring_regex(manifest["sha256"], "^[0-9a-f]{64}$")).as_py():
+            raise ValueError("a sha256 is not 64 hexadecimal digits")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{path} is missing; run `dvc repro`, or python -m stages.download first"
+        ) from None
+    except (ValueError, KeyError, csv.Error) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); get {RAW} back with `dvc checkout {RAW}`, or remove it "
+            "and run `dvc repro`"
+        ) from None
+    return manifest
+
+
+def check(images: Processed, allowed: float) -> None:
+    """Raise `UserError` if more than the share `allowed` of the images is unreadable, or a class.
+
+    All rejected images are then listed in a file; what could be decoded stays for the next run.
+    """
+    rejects, count = images.rejects(), len(images.manifest)
+    wrong = []
     if len(rejects) > allowed * count or len(rejects) == count:
-        examples = "; ".join(f"{file} ({reason})" for file, reason, _ in rejects[:3])
-        raise UserError(
+        wrong.append(
             f"{len(rejects):,} of {count:,} images cannot be read, more than preprocess."
-            f"max_rejects = {allowed:g} allows: {examples}{' ...' if len(rejects) > 3 else ''}; "
-            "repair or remove them, or raise max_rejects to go on without them"
+            f"max_rejects = {allowed:g} allows"
         )
+    readable = images.readable_per_class()
+    if lost := [name for name, number in readable.items() if not number]:
+        wrong.append(f"no image of {_some(lost, 5)} can be read")
+    if not wrong:
+        return
+    if few := [f"{name} ({number})" for name, number in readable.items() if 0 < number < FEW]:
+        wrong.append(f"few images are left of {_some(few, 5)}, perhaps not one for each side")
+    table = WORK / "rejects.csv"
+    write_table(table, REJECTS, rejects)
+    examples = _some([f"{file} ({reason})" for file, reason, _ in rejects], 3, "; ")
+    raise UserError(
+        f"{'; '.join(wrong)}: {examples}; {table} lists all. Repair or remove them, raise "
+        "max_rejects, or take a class away whose images are all unreadable; what could be decoded "
+        "is kept for the next run"
+    )
 
 
-def check_classes(classes: list[str], manifest) -> None:
-    """Raise `UserError` if a class of `manifest` has no image among those that can be read."""
-    if lost := sorted(set(manifest["label"].unique().to_pylist()) - set(classes)):
-        raise UserError(
-            f"no image of {', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''} can be read; "
-            "repair them, or take the class away"
-        )
+def _some(names: list[str], most: int, separator: str = ", ") -> str:
+    return separator.join(names[:most] + ["..."] * (len(names) > most))
 
 
 def summary(images: Processed) -> str:
-    """What was done, in one line."""
-    total, contents, rejects = len(images.manifest), len(images.contents.first), images.rejects()
-    parts = [f"{images.decoded:,} decoded"]
-    if reused := contents - images.decoded:
+    """What was done, in one line whose figures add up."""
+    contents, taken = images.contents, images.taken
+    readable, total, rejected = contents.readable, len(images.manifest), len(images.rejects())
+    parts = [f"{int((readable & ~taken.known).sum()):,} decoded"]
+    if reused := int((readable & taken.known).sum()):
         parts.append(f"{reused:,} reused")
-    if copies := total - contents:
+    if copies := total - rejected - int(readable.sum()):
         parts.append(f"{copies:,} copies")
-    if rejects:
-        parts.append(f"{len(rejects):,} rejected, see {PROCESSED}/rejects.csv")
-    return f"{total:,} images: " + ", ".join(parts)
+    if rejected:
+        parts.append(f"{rejected:,} rejected, see {PROCESSED}/rejects.csv")
+    damage = [f"{PROCESSED / name} damaged and made anew" for name in images.damaged_tables]
+    if damaged := int((taken.damaged & ~taken.known).sum()):
+        damage.append(f"{damaged:,} damaged and decoded again")
+    return "; ".join([f"{total:,} images: " + ", ".join(parts), *damage])
 
 
 if __name__ == "__main__":

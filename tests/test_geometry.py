@@ -22,7 +22,7 @@ def test_a_box_lies_inside_the_image_and_its_size_inside_the_frame(width, height
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
     for start, length, whole in zip(corner, size, frame, strict=True):
-        assert 0 <= start
+        assert start >= 0
         assert length >= 1
         assert start + length <= whole
     if way == "crop":

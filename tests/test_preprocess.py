@@ -2,8 +2,15 @@
 
 import hashlib
 import io
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +107,76 @@ def test_too_many_unreadable_images_fail_in_one_line_and_keep_the_earlier_output
     assert {path.name: path.read_bytes() for path in processed.iterdir()} == before
 
 
+def test_all_that_is_wrong_is_said_at_once_and_every_reject_is_listed(project):
+    files = {f"cat/{n}.png": png((n, 0, 0)) for n in range(20)}
+    files |= {f"dog/{n}.png": b"no image" for n in range(4)}
+    files |= {"owl/1.png": png((1, 1, 1)), "owl/2.png": b""}
+    with pytest.raises(UserError) as caught:
+        project(files)
+    message = str(caught.value)
+    assert "5 of 26 images cannot be read" in message
+    assert "no image of dog can be read" in message
+    assert "few images are left of owl (1)" in message
+    assert "dog/0.png (not an image)" in message
+    assert "data/.processed/rejects.csv lists all" in message
+    rejects = read_table("data/.processed/rejects.csv")
+    assert rejects["file"].to_pylist() == [*(f"dog/{n}.png" for n in range(4)), "owl/2.png"]
+    assert rejects["reason"].to_pylist() == ["not an image"] * 4 + ["empty file"]
+
+
+@pytest.mark.parametrize("first", [{}, {"0/old.png": png((9, 9, 9))}])
+def test_what_a_failed_run_decoded_is_not_decoded_again(project, capsys, first):
+    if first:
+        project(first)
+    files = FILES | first | {"10/broken.png": FILES["10/1.png"][:45]}
+    with pytest.raises(UserError, match=r"1 of 2[12] images cannot be read"):
+        project(files)
+    capsys.readouterr()
+    processed = project(files | {"2/new.png": png((200, 0, 200))}, max_rejects=0.2)
+    assert f": 1 decoded, {20 + len(first)} reused, 1 rejected" in capsys.readouterr().out
+    result = contents(processed)
+    assert not Path("data/.processed").exists()
+    shutil.rmtree(processed)
+    project(files | {"2/new.png": png((200, 0, 200))}, max_rejects=0.2)
+    assert contents(processed) == result
+
+
+def test_damage_to_what_a_failed_run_decoded_is_noticed(project, small_shards, capsys):
+    files = PHOTOS
+    with pytest.raises(UserError):
+        project(files)
+    shard = next(Path("data/.processed").glob("*/images-00001.npy"))
+    flip(shard, 200)
+    with open(shard.parent / "journal", "r+b") as journal:
+        journal.readline(), journal.readline()
+        journal.write(b"garbage")
+    capsys.readouterr()
+    result = contents(project(files, max_rejects=0.2))
+    assert "decoded, " in capsys.readouterr().out
+    shutil.rmtree("data/processed")
+    assert contents(project(files, max_rejects=0.2)) == result
+
+
+def test_what_a_killed_run_decoded_is_not_decoded_again(project, capsys):
+    """A process is killed in the middle of its work; the next ends as if nothing had been."""
+    files = {f"{'ab'[n % 2]}/{n}.jpg": jpeg(n, (640, 480)) for n in range(64)}
+    expected = contents(project(files))
+    shutil.rmtree("data/processed")
+    environment = os.environ | {"PYTHONPATH": str(Path(preprocess.__file__).parent.parent)}
+    command = [sys.executable, "-m", "stages.preprocess"]
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    journal = Path("data/.processed/1/journal")
+    while child.poll() is None and not (journal.exists() and b"facts" in journal.read_bytes()):
+        time.sleep(0.001)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    capsys.readouterr()
+    preprocess.main()
+    out = capsys.readouterr().out
+    assert int(re.search(r" (\d+) reused", out)[1]) > 0, out
+    assert contents(Path("data/processed")) == expected
+
+
 def test_a_class_none_of_whose_images_can_be_read_fails(project):
     with pytest.raises(UserError, match="no image of dog can be read"):
         project(FILES | {"dog/1.png": b"no", "dog/2.png": b"image"}, max_rejects=0.5)
@@ -145,7 +222,7 @@ def copy(files):
 
 
 @pytest.mark.parametrize(
-    ("change", "decoded"), [(grow, 4), (shrink, 0), (relabel, 0), (copy, 0), (dict, 0)]
+    ("change", "decoded"), [(grow, 3), (shrink, 0), (relabel, 0), (copy, 0), (dict, 0)]
 )
 def test_a_change_costs_what_changed_and_ends_as_from_scratch(
     project, small_shards, capsys, change, decoded
@@ -164,17 +241,156 @@ def test_other_settings_decode_everything_anew(project, capsys):
     project(PHOTOS, max_rejects=0.2)
     capsys.readouterr()
     project(PHOTOS, max_rejects=0.2, resize="crop")
-    assert "61 decoded" in capsys.readouterr().out
+    assert "61 images: 60 decoded, 1 rejected" in capsys.readouterr().out
 
 
-def test_a_damaged_earlier_result_is_not_reused(project, capsys):
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x40
+    path.write_bytes(data)
+
+
+def flip_pixels(processed):
+    for row in (0, 3):
+        flip(processed / "images-00000.npy", 128 + row * 72 + 7)
+
+
+def swap_lines(processed):
+    lines = (processed / "index.csv").read_text().splitlines(keepends=True)
+    lines[1], lines[2] = lines[2], lines[1]
+    (processed / "index.csv").write_text("".join(lines))
+
+
+def reject_a_readable_image(processed):
+    sha256 = read_table(processed / "index.csv")["sha256"][0].as_py()
+    with open(processed / "rejects.csv", "a") as file:
+        file.write(f"a/000.jpg,not an image,{sha256}\n")
+
+
+def rewrite(name, change):
+    def damage(processed):
+        path = processed / name
+        path.write_bytes(change(path.read_bytes()))
+
+    return damage
+
+
+FIRST = "images-00000.npy"
+DAMAGE = {
+    "pixels": (flip_pixels, r"; 2 damaged and decoded again$"),
+    "a shard cut short": (rewrite(FIRST, lambda data: data[:-1]), r"damaged and decoded again$"),
+    "a shard with more": (rewrite(FIRST, lambda data: data + b"x"), r"damaged and decoded again$"),
+    "an empty shard": (rewrite(FIRST, lambda data: b""), r"damaged and decoded again$"),
+    "no shard": (lambda processed: (processed / FIRST).unlink(), r"damaged and decoded again$"),
+    "another shape": (
+        rewrite(FIRST, lambda data: data.replace(b", 4, 6, 3)", b", 6, 4, 3)", 1)),
+        r"damaged and decoded again$",
+    ),
+    "another count": (
+        rewrite(FIRST, lambda data: data[:61].replace(b"(", b"(9", 1) + data[61:]),
+        r"damaged and decoded again$",
+    ),
+    "no header": (rewrite(FIRST, lambda data: bytes(128) + data[128:]), r"decoded again$"),
+    "an index cut short": (rewrite("index.csv", lambda data: data[:5000]), r"index.csv damaged"),
+    "an index with lines swapped": (swap_lines, r"index.csv damaged"),
+    "an index that is not text": (rewrite("index.csv", lambda data: b"\xff" * 99), r"index.csv"),
+    "an index with NaN": (
+        rewrite("index.csv", lambda data: data.replace(b"npy,1,", b"npy,NaN,")),
+        r"index.csv damaged",
+    ),
+    "no index": (lambda processed: (processed / "index.csv").unlink(), r"index.csv damaged"),
+    "a wrong reject": (reject_a_readable_image, r"rejects.csv damaged"),
+    "no rejects": (rewrite("rejects.csv", lambda data: data[:20]), r"rejects.csv damaged"),
+    "garbage in dataset.json": (rewrite("dataset.json", lambda data: data[9:]), r"dataset.json"),
+    "another dataset.json": (rewrite("dataset.json", lambda data: b"[[]]"), r"dataset.json"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_what_is_reused_is_what_was_written(project, small_shards, capsys, what):
     processed = project(PHOTOS, max_rejects=0.2)
     expected = contents(processed)
-    index = processed / "index.csv"
-    index.write_text(index.read_text()[:5000])
+    damage, said = DAMAGE[what]
+    damage(processed)
+    assert contents(processed) != expected
+    capsys.readouterr()
     assert contents(project(PHOTOS, max_rejects=0.2)) == expected
-    (processed / "images-00000.npy").write_bytes(b"")
+    assert re.search(said, capsys.readouterr().out.strip())
+
+
+def test_damage_in_a_shard_that_another_name_shares_is_noticed(project, small_shards):
+    processed = project(PHOTOS, max_rejects=0.2)
+    expected = contents(processed)
+    os.link(processed / FIRST, "cache")  # as DVC's cache does
+    flip(Path("cache"), 300)
     assert contents(project(PHOTOS, max_rejects=0.2)) == expected
+
+
+@pytest.mark.parametrize(
+    "what", ["a shard cut short", "no header", "no shard", "an index cut short"]
+)
+def test_a_stage_that_reads_damaged_images_says_so_in_one_line(project, what):
+    processed = project(PHOTOS, max_rejects=0.2)
+    index = read_table(processed / "index.csv")
+    write_table(processed / "s.csv", ["id", "label"], [(index["id"][0], index["label"][0])])
+    DAMAGE[what][0](processed)
+    with pytest.raises(UserError, match=r"damaged.*python -m stages\.preprocess"):
+        load_image_set(processed, processed / "s.csv")
+
+
+def test_a_file_in_the_archive_that_is_not_the_one_named_ends_the_stage(project):
+    project(FILES)
+    archive = Path("data/raw/images.zip")
+    data = archive.read_bytes()
+    archive.write_bytes(data.replace(FILES["10/3.png"], FILES["10/4.png"]))
+    shutil.rmtree("data/processed")
+    with pytest.raises(UserError, match=r"data/raw is damaged \(10/3\.png is not the file that"):
+        preprocess.main()
+
+
+def absent_member():
+    manifest = Path("data/raw/manifest.csv")
+    manifest.write_text(manifest.read_text().replace("images.zip,10/3.png", "images.zip,no.png"))
+
+
+RAW_DAMAGE = {
+    "absent": (lambda: shutil.rmtree("data/raw"), "manifest.csv is missing; run `dvc repro`"),
+    "no archive": (lambda: Path("data/raw/images.zip").unlink(), r"images\.zip: No such file"),
+    "no member": (absent_member, r"data/raw is damaged \(no\.png is missing"),
+    "cut short": (
+        lambda: rewrite("images.zip", lambda data: data[:1000])(Path("data/raw")),
+        "data/raw is damaged",
+    ),
+    "empty manifest": (
+        lambda: Path("data/raw/manifest.csv").write_bytes(b""),
+        "manifest.csv is damaged",
+    ),
+    "wrong hash": (
+        lambda: Path("data/raw/manifest.csv").write_text(
+            re.sub("[0-9a-f]{64}", "xyz", Path("data/raw/manifest.csv").read_text())
+        ),
+        "manifest.csv is damaged",
+    ),
+    "manifest that is no text": (
+        lambda: Path("data/raw/manifest.csv").write_bytes(b"\xff\0" * 99),
+        "manifest.csv is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", RAW_DAMAGE)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_raw_images_that_are_missing_or_damaged_end_in_one_line(
+    project, monkeypatch, what, workers
+):
+    monkeypatch.setattr(process, "THREADS_FROM_BYTES", 0)
+    before = contents(project(FILES, workers=workers))
+    damage, message = RAW_DAMAGE[what]
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("[4, 6]", "[6, 6]"))
+    damage()
+    with pytest.raises(UserError, match=message):
+        preprocess.main()
+    assert contents(Path("data/processed")) == before
 
 
 @pytest.mark.parametrize("kind", ["THREADS_FROM_BYTES", "PROCESSES_FROM_IMAGES"])
@@ -229,7 +445,7 @@ def test_a_different_decoder_version_reuses_nothing(project, monkeypatch, capsys
     capsys.readouterr()
     monkeypatch.setattr(preprocess, "DECODER", "of tomorrow")
     project(PHOTOS, max_rejects=0.2)
-    assert "61 decoded" in capsys.readouterr().out
+    assert "61 images: 60 decoded, 1 rejected" in capsys.readouterr().out
 
 
 def test_equal_pixels_have_equal_digests_and_similar_ones_near_hashes():

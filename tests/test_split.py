@@ -61,7 +61,7 @@ class Project:
         processed.mkdir(parents=True, exist_ok=True)
         classes = sorted({row["label"] for row in rows})
         Dataset(classes, (24, 32, 3), {}).save(processed)
-        write_table(processed / "index.csv", INDEX, [[r[c] for c in INDEX] for r in rows])
+        write_table(processed / "index.csv", INDEX, [[r.get(c, 0) for c in INDEX] for r in rows])
         write_table(processed / "rejects.csv", ("file", "reason"), rejects)
         text = json.dumps({"split": {"val": 0.1, "test": 0.2} | settings})
         (self.folder / "params.yaml").write_text(text, encoding="utf-8")

@@ -57,12 +57,16 @@ class UnreadableImage(Exception):
 
 
 class Facts(NamedTuple):
-    """The file as it is stored, before it is turned upright; `mode` is Pillow's."""
+    """The file as it is stored, before it is turned upright; `mode` is Pillow's.
+
+    `levels`: of an image of 16 bits, the distance of its darkest and brightest pixel; else 0.
+    """
 
     width: int
     height: int
     mode: str
     format: str
+    levels: int = 0
 
 
 @dataclass(frozen=True)

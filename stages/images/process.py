@@ -1,33 +1,25 @@
 """All images of data/raw to pixels: in parallel, each content once, reusing earlier results."""
 
+import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from stages.errors import UserError
+from stages.images.contents import FACTS, Contents
 from stages.images.decode import Recipe, UnreadableImage, decode_with_facts
 from stages.images.fingerprints import digests, perceptual_hashes
+from stages.images.reuse import Taken, Work, read_finished, take_over
 from stages.progress import progress
-from stages.store.processed import Dataset, Pixels, Shards, shard_starts
+from stages.store.processed import Shards, shard_starts
 from stages.store.raw import read_images
-from stages.store.tables import encode, read_table
-
-# What index.csv says of a content besides where its pixels are.
-FACTS = np.dtype(
-    [
-        ("pixels", "S32"),
-        ("perceptual", "S16"),
-        ("width", np.int32),
-        ("height", np.int32),
-        ("mode", "S8"),
-        ("format", "S8"),
-        ("bytes", np.int64),
-    ]
-)
+from stages.store.tables import encode
 
 # A batch is as much work as makes the cost of handing it over small, and so little memory that
 # pixels are still in the cache of the core when they are hashed and written.
@@ -43,43 +35,24 @@ PROCESSES_FROM_IMAGES = 10_000
 ROWS_AT_A_TIME = 10_000
 
 
-@dataclass
-class Contents:
-    """The distinct files of a manifest, in the order of their first mention.
-
-    `of` int (images,): the content of each image. `hashes`: SHA-256 of each content. `first`
-    int (contents,): the first image with it. Then, as results: `facts` (`FACTS`), and `reasons`
-    why a content could not be read.
-    """
-
-    of: np.ndarray
-    hashes: pa.Array
-    first: np.ndarray
-    facts: np.ndarray
-    reasons: dict[int, str]
-
-    @classmethod
-    def of_manifest(cls, manifest: pa.Table) -> "Contents":
-        of, hashes = encode(manifest["sha256"])
-        first = np.unique(of, return_index=True)[1]
-        return cls(of, hashes, first, np.zeros(len(first), FACTS), {})
-
-    @property
-    def readable(self) -> np.ndarray:
-        """bool (contents,)"""
-        readable = np.ones(len(self.first), bool)
-        readable[list(self.reasons)] = False
-        return readable
-
-
 @dataclass(frozen=True)
 class Processed:
-    """What `process` made of the images of `manifest`: `contents`, their `shards`, and counts."""
+    """What `process` made of the images of `manifest`: `contents`, and the `shards` they fill.
+
+    `taken` says what of it comes from an earlier run; `damaged_tables` are those of the earlier
+    run that were not as it wrote them.
+    """
 
     manifest: pa.Table
     contents: Contents
     shards: Shards
-    decoded: int
+    taken: Taken
+    damaged_tables: list[str]
+
+    def publish(self, folder: Path) -> None:
+        """Put the finished shards in `folder`, without gaps where images were rejected."""
+        self.shards.drop(np.flatnonzero(~self.contents.readable & ~self.taken.complete))
+        self.shards.publish(folder)
 
     def index(self) -> Iterator[tuple]:
         """The rows of index.csv."""
@@ -107,10 +80,11 @@ class Processed:
                 strict=True,
             )
 
-    def labels(self) -> set[str]:
-        """The classes of which at least one image could be read."""
-        readable = pa.array(self.contents.readable[self.contents.of])
-        return set(self.manifest["label"].filter(readable).unique().to_pylist())
+    def readable_per_class(self) -> dict[str, int]:
+        """How many images of each class of the manifest could be read, sorted by class."""
+        of, names = encode(self.manifest["label"])
+        counts = np.bincount(of[self.contents.readable[self.contents.of]], minlength=len(names))
+        return dict(sorted(zip(names.to_pylist(), counts.tolist(), strict=True)))
 
     def rejects(self) -> list[tuple[str, str, str]]:
         """The rows of rejects.csv: file, reason, hash."""
@@ -131,32 +105,43 @@ def process(
     raw: str | Path,
     manifest: pa.Table,
     settings: dict,
-    folder: Path,
+    work: Path,
     previous: Path,
     workers: int | None = None,
 ) -> Processed:
-    """Fill `folder` with the pixels of the images that `manifest` names in `raw`.
+    """Decode the images that `manifest` names in `raw`, into shards in a new folder under `work`.
 
-    `settings` is what dataset.json keeps as `preprocess`. Results in the folder `previous` are
-    reused if they were made with the same, and end in the same bytes as new ones would. The
-    number of `workers` (None: one a core) makes no difference either.
+    `settings` is what dataset.json keeps as `preprocess`. Results made with the same, in the
+    folder `previous` or left in `work` by runs that did not end, are verified and taken over;
+    they end in the same bytes as new ones would. The number of `workers` (None: one a core)
+    makes no difference either. Raises `UserError` if `raw` is not what `manifest` says.
     """
     recipe = Recipe.of(settings)
     contents = Contents.of_manifest(manifest)
     starts = shard_starts(_texts(contents.hashes), recipe.shape)
-    shards = Shards(folder, recipe.shape, starts)
-    known, complete = _reuse(Path(previous), settings, contents, shards)
-    wanted = np.flatnonzero(~known)
+    here = Work(work, settings, starts)
+    shards = Shards(here.folder, recipe.shape, starts)
+    finished, damaged_tables = read_finished(Path(previous), settings, recipe.shape)
+    unfinished = here.unfinished(recipe.shape)
+    taken = take_over(finished, unfinished, contents, shards, workers)
+    here.replace_earlier(contents, taken)
+    wanted = np.flatnonzero(~taken.known)
     average = sum(f.stat().st_size for f in Path(raw).iterdir()) / max(1, len(manifest))
-    files = _files(raw, manifest, contents, wanted)
-    tasks = _batches(files, int(np.prod(recipe.shape)))
-    with progress(len(wanted), "images", "decoding") as bar:
-        for rows, facts, reasons in _parallel(tasks, recipe, shards, len(wanted), average, workers):
-            contents.facts[rows] = facts
-            contents.reasons.update(reasons)
-            bar.update(len(rows) + len(reasons))
-    shards.drop(np.flatnonzero(~contents.readable & ~complete))
-    return Processed(manifest, contents, shards, len(wanted))
+    files = _Files(raw, manifest, contents, wanted)
+    tasks = _batches(files, math.prod(recipe.shape))
+    with closing(here), progress(len(wanted), "images", "decoding") as bar:
+        results = _parallel(tasks, recipe, shards, len(wanted), average, workers)
+        try:
+            for rows, facts, reasons in results:
+                contents.facts[rows] = facts
+                contents.reasons.update(reasons)
+                here.remember(contents, rows, list(reasons))
+                bar.update(len(rows) + len(reasons))
+        except _OtherFile as error:
+            path = files.path(error.args[0])
+            raise files.damaged(f"{path} is not the file that its manifest names") from None
+    files.check()
+    return Processed(manifest, contents, shards, taken, damaged_tables)
 
 
 def _texts(column: pa.Array) -> Iterator[str]:
@@ -165,19 +150,63 @@ def _texts(column: pa.Array) -> Iterator[str]:
         yield from column.slice(start, ROWS_AT_A_TIME).to_pylist()
 
 
-def _files(raw, manifest, contents: Contents, wanted: np.ndarray) -> Iterator[tuple[int, bytes]]:
-    for row, data in read_images(raw, manifest, contents.first[wanted]):
-        yield int(contents.of[row]), data
+class _Files:
+    """Yields (content, its SHA-256, the file) for each of the contents `wanted` of `raw`.
+
+    What cannot be read ends it, and is raised by `check`: where the files are handed out, to
+    several workers, an exception would be lost.
+    """
+
+    def __init__(self, raw: str | Path, manifest: pa.Table, contents: Contents, wanted: np.ndarray):
+        self._raw, self._manifest, self._contents, self._wanted = raw, manifest, contents, wanted
+        self._error: Exception | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, str, bytes]]:
+        contents = self._contents
+        try:
+            for row, data in read_images(self._raw, self._manifest, contents.first[self._wanted]):
+                content = int(contents.of[row])
+                yield content, contents.hashes[content].as_py(), data
+        except Exception as error:  # the archives' libraries raise nearly anything
+            self._error = error
+
+    def check(self) -> None:
+        """Raise what went wrong, damaged archives as `UserError`."""
+        match self._error:
+            case None:
+                return
+            case PermissionError() | UserError() | MemoryError():
+                raise self._error
+            case KeyError():
+                what = f"{self._error.args[0]} is missing"
+            case OSError(filename=str() | Path() as name, strerror=str() as why):
+                what = f"{name}: {why}"
+            case _:
+                what = str(self._error) or type(self._error).__name__
+        raise self.damaged(what) from None
+
+    def damaged(self, what: str) -> UserError:
+        return UserError(
+            f"{self._raw} is damaged ({what}); get it back with `dvc checkout {self._raw}`, or "
+            "remove it and run `dvc repro`"
+        )
+
+    def path(self, content: int) -> str:
+        return self._manifest["path"][int(self._contents.first[content])].as_py()
+
+
+class _OtherFile(Exception):
+    """The file of a content, whose number this holds, is not the one that the manifest names."""
 
 
 def _batches(
-    files: Iterable[tuple[int, bytes]], pixel_bytes: int
-) -> Iterator[list[tuple[int, bytes]]]:
+    files: Iterable[tuple[int, str, bytes]], pixel_bytes: int
+) -> Iterator[list[tuple[int, str, bytes]]]:
     most = min(BATCH_IMAGES, max(1, BATCH_PIXEL_BYTES // pixel_bytes))
     batch, size = [], 0
-    for content, data in files:
-        batch.append((content, data))
-        size += len(data)
+    for file in files:
+        batch.append(file)
+        size += len(file[2])
         if len(batch) >= most or size >= BATCH_FILE_BYTES:
             yield batch
             batch, size = [], 0
@@ -204,19 +233,21 @@ def _parallel(tasks, recipe, shards, count, average_bytes, workers) -> Iterator[
 
 
 def _decode_batch(
-    batch: list[tuple[int, bytes]], recipe: Recipe, shards: Shards
+    batch: list[tuple[int, str, bytes]], recipe: Recipe, shards: Shards
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Decode, describe and store (content, file) pairs: (contents, their facts, reasons)."""
+    """Decode, describe and store (content, SHA-256, file): (contents, their facts, reasons)."""
     images = np.empty((len(batch), *recipe.shape), np.uint8)
     facts = np.zeros(len(batch), FACTS)
     done, reasons = [], {}
-    for content, data in sorted(batch):
+    for content, sha256, data in sorted(batch):
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise _OtherFile(content)
         try:
             images[len(done)], seen = decode_with_facts(data, recipe)
         except UnreadableImage as error:
             reasons[content] = str(error)
             continue
-        facts[len(done)] = (b"", b"", seen.width, seen.height, seen.mode, seen.format, len(data))
+        facts[len(done)] = (b"", b"", *seen, len(data))
         done.append(content)
     images, facts, rows = images[: len(done)], facts[: len(done)], np.array(done, np.int64)
     if done:
@@ -224,72 +255,3 @@ def _decode_batch(
         facts["perceptual"] = perceptual_hashes(images)
         shards.write(rows, images)
     return rows, facts, reasons
-
-
-def _reuse(
-    previous: Path, settings: dict, contents: Contents, shards: Shards
-) -> tuple[np.ndarray, np.ndarray]:
-    """Create the shards with whatever the folder `previous` has of them.
-
-    Two times bool (contents,): what is done already, and what is in shards that are complete.
-    """
-    count = len(contents.first)
-    results = _read_previous(previous, settings, contents.hashes, shards.shape)
-    if results is None:
-        pixels, old_rows = None, np.full(count, -1)
-    else:
-        pixels, old_rows, contents.facts, contents.reasons = results
-    known, complete = old_rows >= 0, np.zeros(count, bool)
-    rejected = np.zeros(count, bool)
-    rejected[list(contents.reasons)] = True
-    for shard in range(len(shards.starts) - 1):
-        first, last = shards.starts[shard : shard + 2]
-        rows = first + np.flatnonzero(known[first:last])
-        old = old_rows[rows]
-        if (known | rejected)[first:last].all() and (same := _whole_shard(pixels, old)):
-            shards.link(shard, same)
-            complete[first:last] = True
-            continue
-        shards.create(shard)
-        step = max(1, BATCH_PIXEL_BYTES // int(np.prod(shards.shape)))
-        for start in range(0, len(rows), step):
-            shards.write(rows[start : start + step], pixels.take(old[start : start + step]))
-    return known | rejected, complete
-
-
-def _whole_shard(pixels: Pixels, rows: np.ndarray) -> Path | None:
-    """The shard of `pixels` that consists of the global `rows` in this order, if there is one."""
-    if not len(rows) or (np.diff(rows) != 1).any():
-        return None
-    shard = int(np.searchsorted(pixels.starts, rows[0], side="right")) - 1
-    ends = pixels.starts[shard : shard + 2].tolist()
-    return pixels.paths[shard] if ends == [rows[0], rows[-1] + 1] else None
-
-
-def _read_previous(
-    folder: Path, settings: dict, hashes: pa.Array, shape: tuple[int, int, int]
-) -> tuple[Pixels, np.ndarray, np.ndarray, dict[int, str]] | None:
-    """Earlier results for the contents `hashes`, made with the same `settings`, if there are any.
-
-    The earlier pixels, the global row of each content in them (-1: none), facts, and reasons.
-    """
-    try:
-        dataset = Dataset.load(folder)
-        if dataset.preprocess != settings or dataset.shape != shape:
-            return None
-        pixels = Pixels(folder)
-        index = read_table(folder / "index.csv", ["sha256", "shard", "row", *FACTS.names])
-        rejects = read_table(folder / "rejects.csv", ["reason", "sha256"])
-        rows = pixels.rows(index["shard"].to_pylist(), index["row"].to_numpy())
-    except (OSError, ValueError, KeyError, TypeError):  # none, or not as this program writes it
-        return None
-    at = pc.fill_null(pc.index_in(hashes, index["sha256"]), -1).to_numpy()
-    found = np.flatnonzero(at >= 0)
-    old_rows, facts = np.full(len(hashes), -1), np.zeros(len(hashes), FACTS)
-    old_rows[found] = rows[at[found]]
-    for name in FACTS.names:
-        facts[name][found] = index[name].take(pa.array(at[found])).to_numpy().astype(FACTS[name])
-    at = pc.fill_null(pc.index_in(hashes, rejects["sha256"]), -1).to_numpy()
-    given = rejects["reason"].to_pylist()
-    reasons = {content: given[at[content]] for content in np.flatnonzero(at >= 0).tolist()}
-    return pixels, old_rows, facts, reasons

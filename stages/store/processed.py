@@ -13,16 +13,20 @@ Why .npy: a shard opens with one line anywhere, rows are found by multiplication
 them costs what copying costs.
 """
 
+import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+
+from stages.errors import UserError
 
 INDEX = (
     "id",
@@ -39,8 +43,14 @@ INDEX = (
     "height",
     "mode",
     "format",
+    "levels",
     "bytes",
 )
+
+TABLES = ("index.csv", "rejects.csv")
+
+# What to do about data that are missing or not as they were written.
+REPAIR = "run `dvc repro`, or python -m stages.preprocess, which makes anew what is damaged"
 
 # Large enough for few files, small enough that a changed image moves little data.
 SHARD_BYTES = 64 * 2**20
@@ -53,20 +63,57 @@ COPY_BYTES = 4 * 2**20
 
 @dataclass(frozen=True)
 class Dataset:
-    """What dataset.json says: `classes` in label order, `shape` (height, width, channels)."""
+    """What dataset.json says: `classes` in label order, `shape` (height, width, channels).
+
+    `tables`: SHA-256 of the tables beside it, by which what is reused is known to be what was
+    written; for the pixels, index.csv has a digest of each image.
+    """
 
     classes: list[str]
     shape: tuple[int, int, int]
     preprocess: dict
+    tables: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         text = json.dumps(self.__dict__, indent=2, ensure_ascii=False)
         (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Dataset":
-        fields = json.loads((Path(folder) / "dataset.json").read_text(encoding="utf-8"))
-        return cls(fields["classes"], tuple(fields["shape"]), fields["preprocess"])
+    def load(cls, folder: str | Path, check_tables: bool = True) -> "Dataset":
+        """Raises `UserError` if there is none, or if it or (if checked) a table is damaged."""
+        path = Path(folder) / "dataset.json"
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            dataset = cls(
+                [str(name) for name in fields["classes"]],
+                tuple(map(int, fields["shape"])),
+                dict(fields["preprocess"]),
+                dict(fields.get("tables", {})),
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{path} is missing; {REPAIR}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise UserError(f"{path} is damaged; {REPAIR}") from None
+        if check_tables and dataset.tables and (damaged := dataset.damaged_tables(path.parent)):
+            raise UserError(f"{path.with_name(damaged[0])} is damaged or missing; {REPAIR}")
+        return dataset
+
+    def damaged_tables(self, folder: Path) -> list[str]:
+        """Names of the tables in `folder` that are not as they were written."""
+        return [name for name in TABLES if _digest(folder / name) != self.tables.get(name)]
+
+
+def digest_tables(folder: Path) -> dict[str, str]:
+    """SHA-256 of the tables in `folder`, as `Dataset.tables` has them."""
+    return {name: _digest(folder / name) for name in TABLES}
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 class Pixels:
@@ -77,20 +124,56 @@ class Pixels:
     may read at once.
     """
 
-    def __init__(self, folder: str | Path):
-        self.paths = sorted(Path(folder).glob("images-*.npy"))
-        headers = [_read_header(path) for path in self.paths]
-        self.shape = headers[0][0][1:] if headers else (0, 0, 0)
-        self.starts = np.cumsum([0] + [shape[0] for shape, _ in headers])
-        self._offsets = [offset for _, offset in headers]
+    def __init__(
+        self,
+        folder: str | Path,
+        shape: tuple[int, int, int] | None = None,
+        skip_damaged: bool = False,
+    ):
+        """`shape` (height, width, channels) is that of every shard; None: that of the first.
+
+        A shard that cannot be as it was written is a `UserError`, or is left out.
+        """
+        self.folder, self.paths, counts = Path(folder), [], []
+        for path in sorted(self.folder.glob("images-*.npy")):
+            try:
+                count, *found = _read_shape(path)
+                if shape and tuple(found) != tuple(shape):
+                    raise ValueError(f"images of {tuple(found)} instead of {tuple(shape)}")
+            except (OSError, ValueError) as error:
+                if skip_damaged:
+                    continue
+                raise UserError(f"{path} is damaged ({error}); {REPAIR}") from None
+            shape = tuple(found)
+            self.paths.append(path)
+            counts.append(count)
+        self.shape = shape or (0, 0, 0)
+        self.starts = np.cumsum([0, *counts])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def rows(self, shard_names: Sequence[str], rows: np.ndarray) -> np.ndarray:
-        """Global rows, int64 (n,), of the index columns `shard` and `row`."""
-        start = {path.name: first for path, first in zip(self.paths, self.starts, strict=False)}
-        return np.array([start[name] for name in shard_names], np.int64) + rows
+        """Global rows, int64 (n,), of the index columns `shard` and `row`.
+
+        Raises `UserError` if there are no such rows.
+        """
+        found = self.find(shard_names, rows)
+        if (found < 0).any():
+            at = int(np.argmin(found))
+            raise UserError(
+                f"{self.folder}/index.csv is damaged: {shard_names[at]} has no row {rows[at]}; "
+                f"{REPAIR}"
+            )
+        return found
+
+    def find(self, shard_names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """As `rows`, but -1 where there is no such row."""
+        number = {path.name: shard for shard, path in enumerate(self.paths)}
+        shard = np.array([number.get(name, -1) for name in shard_names], np.int64)
+        rows = np.nan_to_num(rows, nan=-1).astype(np.int64)  # NaN: an empty field
+        first, count = np.append(self.starts[:-1], 0), np.append(np.diff(self.starts), 0)
+        return np.where((rows >= 0) & (rows < count[shard]), first[shard] + rows, -1)
 
     def take(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Copy global `rows`, in their order, to uint8 (len(rows), height, width, channels).
@@ -109,11 +192,11 @@ class Pixels:
             with open(self.paths[shard], "rb", buffering=0) as file:
                 for first, last in _runs(at, local):
                     start, stop = int(at[first]) * bytes_each, (int(at[last]) + 1) * bytes_each
-                    offset = self._offsets[shard] + int(local[first]) * bytes_each
+                    offset = HEADER_BYTES + int(local[first]) * bytes_each
                     while start < stop:
                         read = os.preadv(file.fileno(), [flat[start:stop]], offset)
                         if not read:
-                            raise OSError(f"{self.paths[shard]} is shorter than its header says")
+                            raise UserError(f"{self.paths[shard]} is cut short; {REPAIR}")
                         start, offset = start + read, offset + read
         return out
 
@@ -131,7 +214,7 @@ class Shards:
     starts: np.ndarray
 
     def path(self, shard: int) -> Path:
-        return self.folder / f"images-{shard:05}.npy"
+        return self.folder / shard_name(shard)
 
     def create(self, shard: int) -> None:
         """Make the file of `shard`, all zeros."""
@@ -146,6 +229,13 @@ class Shards:
             os.link(same.resolve(), self.path(shard))
         except OSError:  # a file system without hard links
             shutil.copyfile(same, self.path(shard))
+
+    def publish(self, folder: Path) -> None:
+        """Let the shards, which are not going to change, appear in `folder` as well."""
+        final = replace(self, folder=folder)
+        for shard in range(len(self.starts) - 1):
+            if self.path(shard).exists():
+                final.link(shard, self.path(shard))
 
     def write(self, rows: np.ndarray, images: np.ndarray) -> None:
         """Put `images`, uint8 (n, *shape), in the global `rows`, ascending."""
@@ -193,6 +283,10 @@ class Shards:
         return int(np.prod(self.shape))
 
 
+def shard_name(shard: int) -> str:
+    return f"images-{shard:05}.npy"
+
+
 def shard_starts(
     hashes: Iterable[str], shape: tuple[int, int, int], target: int = SHARD_BYTES
 ) -> np.ndarray:
@@ -201,7 +295,7 @@ def shard_starts(
     A shard ends after an image whose own hash says so, on average after `target` bytes and at
     the latest after four times as many, so an image more or less changes one or two shards.
     """
-    expected = max(1, target // int(np.prod(shape)))
+    expected = max(1, target // math.prod(shape))
     starts, row = [0], 0
     for row, name in enumerate(hashes, 1):
         if int(name[:16], 16) * expected < 2**64 or row - starts[-1] >= 4 * expected:
@@ -234,11 +328,14 @@ def _header(rows: int, shape: tuple[int, int, int]) -> bytes:
     return header.getvalue()
 
 
-def _read_header(path: Path) -> tuple[tuple[int, ...], int]:
-    """Shape of the array in the .npy file `path`, and where its values begin."""
+def _read_shape(path: Path) -> tuple[int, ...]:
+    """Shape of the shard `path`. Raises `ValueError` unless header and size are as written."""
     with open(path, "rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        if dtype != np.uint8 or len(shape) != 4:
-            raise ValueError(f"{path} does not hold images")
-        return shape, file.tell()
+        header, size = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size
+    found = re.search(rb"'shape': \((\d{1,9}), (\d{1,5}), (\d{1,5}), (\d)\)", header)
+    shape = tuple(map(int, found.groups())) if found else ()
+    if not found or header != _header(shape[0], shape[1:]):
+        raise ValueError("its header has changed")
+    if size != HEADER_BYTES + math.prod(shape):
+        raise ValueError(f"{size:,} bytes instead of {HEADER_BYTES + math.prod(shape):,}")
+    return shape

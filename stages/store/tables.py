@@ -18,6 +18,7 @@ NUMBERS = {
     "row": pa.int64(),
     "width": pa.int64(),
     "height": pa.int64(),
+    "levels": pa.int64(),
     "bytes": pa.int64(),
     "confidence": pa.float64(),
 }

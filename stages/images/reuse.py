@@ -1,0 +1,273 @@
+"""Pixels of an earlier run, finished or not, taken over where they are what that run wrote."""
+
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.errors import UserError
+from stages.images.contents import FACTS, Contents
+from stages.images.fingerprints import digests
+from stages.store.journal import Journal, read_journal
+from stages.store.processed import Dataset, Pixels, Shards, shard_name
+from stages.store.tables import read_table
+
+# Enough to make the cost of handing it to a thread small, little beside the memory of a run.
+BYTES_AT_A_TIME = 2**20
+
+CONTENTS_AT_A_TIME = 10_000
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier run decoded.
+
+    `index` has a row for each image, with its `sha256` and the columns of `FACTS`; `rows` int64
+    are the places in `pixels`, -1 if they are gone. `rejects` has `sha256` and `reason`.
+    """
+
+    pixels: Pixels
+    rows: np.ndarray
+    index: pa.Table
+    rejects: pa.Table
+
+    def facts(self, at: np.ndarray) -> np.ndarray:
+        """`FACTS` of the rows `at` of the index."""
+        facts = np.zeros(len(at), FACTS)
+        for name in FACTS.names:
+            facts[name] = self.index[name].take(pa.array(at)).to_numpy().astype(FACTS[name])
+        return facts
+
+
+def read_finished(
+    folder: Path, settings: dict, shape: tuple[int, int, int]
+) -> tuple[Earlier | None, list[str]]:
+    """What the folder `folder` of processed images has, if it was made with the same `settings`.
+
+    Also the tables in it that are not as they were written, and so count for nothing.
+    """
+    try:
+        dataset = Dataset.load(folder, check_tables=False)
+    except UserError:  # none, or not as this program writes it
+        return None, ["dataset.json"] if (folder / "dataset.json").exists() else []
+    if dataset.preprocess != settings or dataset.shape != shape:
+        return None, []
+    damaged = dataset.damaged_tables(folder)
+    if "index.csv" in damaged:
+        return None, damaged
+    index = read_table(folder / "index.csv", ["sha256", "shard", "row", *FACTS.names])
+    rejects = _rejects([], [])
+    if not damaged:
+        rejects = read_table(folder / "rejects.csv", ["sha256", "reason"])
+    pixels = Pixels(folder, shape, skip_damaged=True)
+    rows = pixels.find(index["shard"].to_pylist(), index["row"].to_numpy())
+    return Earlier(pixels, rows, index.drop_columns(["shard", "row"]), rejects), damaged
+
+
+class Work:
+    """Shards being filled in a new folder under `folder`, with a journal of what is in them.
+
+    Each run that does not come to its end, because it failed or was killed, leaves one for the
+    next to take over.
+    """
+
+    def __init__(self, folder: Path, settings: dict, starts: np.ndarray):
+        """`starts` are those of the shards, see `Shards`."""
+        self._settings = settings
+        self._earlier = sorted(
+            (path for path in folder.glob("*") if path.name.isdecimal()),
+            key=lambda path: int(path.name),
+        )
+        last = int(self._earlier[-1].name) if self._earlier else 0
+        self.folder = folder / str(last + 1)
+        self.folder.mkdir(parents=True)
+        self._journal = Journal(self.folder / "journal")
+        self._journal.append({"settings": settings, "starts": starts.tolist()})
+
+    def unfinished(self, shape: tuple[int, int, int]) -> list[Earlier]:
+        """What earlier runs with the same settings left, the latest first."""
+        found = [_read_unfinished(path, self._settings, shape) for path in self._earlier[::-1]]
+        return [earlier for earlier in found if earlier is not None]
+
+    def remember(self, contents: Contents, done: np.ndarray, rejected: list[int]) -> None:
+        """Note that the pixels of `done` (their global rows) are written, and what is rejected."""
+        hashes = contents.hashes.take(pa.array(done.tolist() + rejected, pa.int64())).to_pylist()
+        self._journal.append(
+            {
+                "sha256": hashes,
+                "rows": done.tolist(),
+                "facts": contents.facts[done].tobytes().hex(),
+                "reasons": [contents.reasons[content] for content in rejected],
+            }
+        )
+
+    def replace_earlier(self, contents: Contents, taken: "Taken") -> None:
+        """Remove what earlier runs left, after `taken`, which has all that is wanted of it."""
+        again = np.flatnonzero(taken.unfinished)
+        for start in range(0, len(again), CONTENTS_AT_A_TIME):
+            some = again[start : start + CONTENTS_AT_A_TIME]
+            rejected = [content for content in some.tolist() if content in contents.reasons]
+            self.remember(contents, np.setdiff1d(some, rejected), rejected)
+        for path in self._earlier:
+            shutil.rmtree(path)
+
+    def close(self) -> None:
+        self._journal.close()
+
+
+def _read_unfinished(folder: Path, settings: dict, shape: tuple[int, int, int]) -> Earlier | None:
+    try:
+        documents = read_journal(folder / "journal")
+        head = next(documents, {})
+    except OSError:
+        return None
+    if head.get("settings") != settings:
+        return None
+    rows: list[int] = []
+    hashes: list[str] = []
+    rejected: list[str] = []
+    reasons: list[str] = []
+    facts = bytearray()
+    for document in documents:
+        count = len(document["rows"])
+        rows += document["rows"]
+        hashes += document["sha256"][:count]
+        rejected += document["sha256"][count:]
+        reasons += document["reasons"]
+        facts += bytes.fromhex(document["facts"])
+    columns = {name: pa.array(column.tolist()) for name, column in _columns(facts)}
+    index = pa.table({"sha256": pa.array(hashes, pa.string()), **columns})
+    pixels, starts = Pixels(folder, shape, skip_damaged=True), np.array(head["starts"])
+    shard = np.searchsorted(starts, rows, side="right") - 1
+    names = [shard_name(number) for number in shard.tolist()]
+    places = pixels.find(names, np.array(rows, np.int64) - starts[shard])
+    return Earlier(pixels, places, index, _rejects(rejected, reasons))
+
+
+def _columns(facts: bytes) -> Iterator[tuple[str, np.ndarray]]:
+    known = np.frombuffer(facts, FACTS)
+    return ((name, known[name]) for name in FACTS.names)
+
+
+def _rejects(hashes: list[str], reasons: list[str]) -> pa.Table:
+    columns = {"sha256": hashes, "reason": reasons}
+    return pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What `take_over` did, each bool (contents,).
+
+    `known`: pixels, or the reason why there are none, need not be made again; `unfinished`: those
+    from a run that did not end. `complete`: lies in a shard without gaps. `damaged`: an earlier
+    run finished it, but its pixels have changed.
+    """
+
+    known: np.ndarray
+    unfinished: np.ndarray
+    complete: np.ndarray
+    damaged: np.ndarray
+
+
+def take_over(
+    finished: Earlier | None,
+    unfinished: Sequence[Earlier],
+    contents: Contents,
+    shards: Shards,
+    workers: int | None,
+) -> Taken:
+    """Create `shards` with whatever earlier runs have of them, and fill in `contents`.
+
+    Pixels count for nothing that do not have the digest with which they were written.
+    """
+    sources = [*([finished] if finished else []), *unfinished]
+    count = len(contents.first)
+    known, damaged, earlier_work = (np.zeros(count, bool) for _ in range(3))
+    source_of, rows_of = np.full(count, -1), np.full(count, -1)
+    for number, earlier in enumerate(sources):
+        before = known.copy()
+        at = _positions(contents.hashes, earlier.index["sha256"])
+        chosen = np.flatnonzero(~known & (at >= 0))
+        facts, rows = earlier.facts(at[chosen]), earlier.rows[at[chosen]]
+        sound = _sound(earlier.pixels, rows, facts["pixels"], workers)
+        if earlier is finished:
+            damaged[chosen[~sound]] = True
+        chosen, rows = chosen[sound], rows[sound]
+        contents.facts[chosen] = facts[sound]
+        source_of[chosen], rows_of[chosen], known[chosen] = number, rows, True
+        at = _positions(contents.hashes, earlier.rejects["sha256"])
+        chosen = np.flatnonzero(~known & (at >= 0))
+        reasons = earlier.rejects["reason"].take(pa.array(at[chosen])).to_pylist()
+        contents.reasons |= dict(zip(chosen.tolist(), reasons, strict=True))
+        known[chosen] = True
+        if earlier is not finished:
+            earlier_work |= known & ~before
+
+    complete = np.zeros(count, bool)
+    for shard in range(len(shards.starts) - 1):
+        first, last = shards.starts[shard : shard + 2]
+        part = first + np.flatnonzero(source_of[first:last] >= 0)
+        if known[first:last].all() and (same := _whole_shard(sources, source_of, rows_of, part)):
+            shards.link(shard, same)
+            complete[first:last] = True
+            continue
+        shards.create(shard)
+        step = max(1, BYTES_AT_A_TIME // math.prod(shards.shape))
+        for number, earlier in enumerate(sources):
+            chosen = part[source_of[part] == number]
+            for start in range(0, len(chosen), step):
+                some = chosen[start : start + step]
+                shards.write(some, earlier.pixels.take(rows_of[some]))
+    return Taken(known, earlier_work, complete, damaged)
+
+
+def _positions(hashes: pa.Array, among: pa.ChunkedArray) -> np.ndarray:
+    """Where each of `hashes` stands in `among`, int64 (n,); -1: nowhere."""
+    return pc.fill_null(pc.index_in(hashes, among), -1).to_numpy().astype(np.int64)
+
+
+def _sound(
+    pixels: Pixels, rows: np.ndarray, expected: np.ndarray, workers: int | None
+) -> np.ndarray:
+    """Which of the global `rows` of `pixels` have the digests `expected`, bool (n,).
+
+    Threads read and hash at the same time: both let go of Python's lock.
+    """
+    sound = np.zeros(len(rows), bool)
+    order = np.argsort(rows, kind="stable")
+    order = order[np.searchsorted(rows, 0, sorter=order) :]  # without -1
+    step = max(1, BYTES_AT_A_TIME // max(1, math.prod(pixels.shape)))
+    parts = [order[start : start + step] for start in range(0, len(order), step)]
+
+    def check(part: np.ndarray) -> np.ndarray:
+        try:
+            images = pixels.take(rows[part])
+        except (OSError, UserError):  # the disk itself is damaged, or the file shrinks
+            return np.zeros(len(part), bool)
+        return np.array(digests(images), expected.dtype) == expected[part]
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        for part, good in zip(parts, pool.map(check, parts), strict=True):
+            sound[part] = good
+    return sound
+
+
+def _whole_shard(
+    sources: Sequence[Earlier], source_of: np.ndarray, rows_of: np.ndarray, part: np.ndarray
+) -> Path | None:
+    """The file that consists of the pixels of the contents `part` in this order, if any does."""
+    if not len(part) or (source_of[part] != source_of[part[0]]).any():
+        return None
+    pixels, rows = sources[source_of[part[0]]].pixels, rows_of[part]
+    if (np.diff(rows) != 1).any():
+        return None
+    shard = int(np.searchsorted(pixels.starts, rows[0], side="right")) - 1
+    ends = pixels.starts[shard : shard + 2].tolist()
+    return pixels.paths[shard] if ends == [rows[0], rows[-1] + 1] else None
