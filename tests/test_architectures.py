@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from stages.architectures import adapt_model, build_model, names, portable
+from stages.architectures._layers import FusedBatchNormalization, MatmulGradientConv2D
 from stages.architectures.backbone import _find, _preprocess, networks
 from stages.errors import UserError
 
@@ -65,20 +66,36 @@ def test_whitening_makes_the_outputs_of_the_first_layer_uncorrelated():
     ]
 
 
-def test_fused_batch_normalization_trains_and_predicts_as_keras_own():
-    from stages.architectures._layers import FusedBatchNormalization
-
-    x = np.random.default_rng(1).normal(3, 2, (64, 5, 5, 8)).astype("float32")
-    ours, keras_own = FusedBatchNormalization(), keras.layers.BatchNormalization()
-    np.testing.assert_allclose(ours(x, training=True), keras_own(x, training=True), atol=1e-4)
+@pytest.mark.parametrize("shape", [(64, 5, 5, 8), (2, 1, 1, 8), (1, 1, 2, 8), (1, 1, 1, 8)])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_fused_batch_normalization_trains_and_predicts_as_keras_own(shape, dtype):
+    x = np.random.default_rng(1).normal(3, 2, shape).astype("float32")
+    kinds = FusedBatchNormalization, keras.layers.BatchNormalization
+    ours, keras_own = (kind(momentum=0.6, dtype=dtype) for kind in kinds)
+    close = {"atol": 1e-4} if dtype == "float32" else {"atol": 0.05}
+    for _ in range(3):
+        outputs = [tf.cast(layer(x, training=True), "float32") for layer in (ours, keras_own)]
+        np.testing.assert_allclose(*outputs, **close)
     for mine, theirs in zip(ours.get_weights(), keras_own.get_weights(), strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=2e-3)
-    np.testing.assert_allclose(ours(x), keras_own(x), atol=5e-3)
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        *(tf.cast(layer(x), "float32") for layer in (ours, keras_own)), **close
+    )
+
+
+def test_fused_batch_normalization_knows_the_batch_of_a_compiled_step():
+    layer = FusedBatchNormalization(momentum=0.0)
+    layer.build((None, 3, 3, 2))
+    step = tf.function(
+        lambda x: layer(x, training=True), [tf.TensorSpec((None, 3, 3, 2))], autograph=False
+    )
+    for count in (2, 5):
+        x = np.random.default_rng(count).normal(size=(count, 3, 3, 2)).astype("float32")
+        step(x)
+        np.testing.assert_allclose(layer.moving_variance, x.var((0, 1, 2)), rtol=1e-5)
 
 
 def test_the_kernel_gradient_by_matrix_products_is_that_of_the_convolution():
-    from stages.architectures._layers import MatmulGradientConv2D
-
     random = np.random.default_rng(2)
     images = tf.cast(random.normal(size=(8, 7, 5, 16)), "bfloat16")
     weights = tf.cast(random.normal(size=(8, 7, 5, 24)), "bfloat16")

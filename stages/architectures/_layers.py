@@ -29,6 +29,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             is_training=train,
         )
         if train:
+            # The kernel gives the variance with N - 1 below the line, where Keras has N.
+            count = tf.cast(tf.size(inputs, tf.int64) // channels, "float32")
+            variance *= (count - 1) / count
             for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 moving.assign(moving * self.momentum + batch * (1 - self.momentum))
         return outputs
