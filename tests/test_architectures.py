@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stages.architectures import adapt_model, build_model, names, portable
+from stages.architectures import _weights, adapt_model, build_model, names, portable
 from stages.architectures._layers import FusedBatchNormalization, MatmulGradientConv2D
 from stages.architectures.backbone import _find, _preprocess, networks
 from stages.errors import UserError
@@ -157,7 +157,24 @@ def test_a_users_own_architecture_is_one_new_file(tmp_path, monkeypatch):
         ({"name": "convnett"}, "did you mean convnet?"),
         ({"name": "zebra"}, "there are backbone, "),
         ({"settings": {"filter": 3}}, "model.settings.filter is not a setting of convnet; it has"),
-        ({"settings": {"filters": 3}}, "convnet cannot be built"),
+        ({"settings": {"filters": 3}}, "filters = 3: it should be a list such as [32, 64, 64]"),
+        ({"settings": {"filters": []}}, "filters = []: it should be a list such as"),
+        ({"settings": {"filters": [4, 4]}}, "convnet cannot be built"),
+        ({"settings": {"filters": [4, 0, 4]}}, "convnet cannot be built"),
+        ({"settings": {"filters": [4, -1, 4]}}, "convnet cannot be built"),
+        ({"settings": {"filters": ["4", 4, 4]}}, "filters = ['4', 4, 4]: it should be a list"),
+        ({"settings": {"filters": [[4], 4, 4]}}, "filters = [[4], 4, 4]: it should be a list"),
+        ({"settings": {"filters": [4.5, 4, 4]}}, "filters = [4.5, 4, 4]: it should be a list"),
+        ({"settings": {"dense": float("nan")}}, "dense = nan: it should be a whole number such"),
+        ({"settings": {"dense": True}}, "dense = True: it should be a whole number such as 64"),
+        ({"settings": {"dropout": float("inf")}}, "dropout = inf: it should be a number such as"),
+        ({"settings": {"dropout": 2}}, "convnet cannot be built"),
+        (
+            {"settings": {"filters": [10**6] * 3}},
+            "training its weights takes more than the 1.0 GiB",
+        ),
+        ({"settings": {"dense": 10**30}}, "training its weights takes more than the 1.0 GiB"),
+        ({"name": "speednet", "settings": {"residual": 1}}, "residual = 1: it should be true or"),
         ({"shape": (8, 8, 1)}, "of 8x8 with 1 channel: they are too small for it; raise"),
         ({"shape": (None, None, 1)}, "one size only; leave train.image_sizes empty"),
         ({"name": "backbone", "settings": {"network": "vgg16"}}, "did you mean VGG16?"),
@@ -168,15 +185,45 @@ def test_a_users_own_architecture_is_one_new_file(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_built_is_one_clear_error(arguments, message):
     with pytest.raises(UserError) as caught:
-        build_model(**{"name": "convnet", "shape": (28, 28, 1), "outputs": 10, **arguments})
+        build_model(
+            **{"name": "convnet", "shape": (28, 28, 1), "outputs": 10, "memory": 2**30, **arguments}
+        )
     assert message in str(caught.value)
 
 
-def test_weights_of_another_architecture_are_one_clear_error(tmp_path):
-    path = tmp_path / "saved.weights.h5"
-    build_model("gap", (32, 32, 3), 4).save_weights(path)
-    with pytest.raises(UserError, match="does not fit"):
-        build_model("convnet", (32, 32, 3), 4, weights=str(path))
+def test_a_net_of_absurd_depth_is_refused_while_it_is_built(monkeypatch):
+    monkeypatch.setattr(_weights, "TENSORS", 40)
+    with pytest.raises(UserError, match="more than 40 weights of layers; make it less deep"):
+        build_model("residual", (32, 32, 3), 4, {"blocks": 10**9, "widths": [2]})
+
+
+@pytest.mark.parametrize("architecture", ["convnet", "backbone"])
+def test_weights_that_cannot_be_used_are_one_clear_error(tmp_path, architecture):
+    other = build_model("gap", (32, 32, 3), 4)
+    other.save_weights(tmp_path / "other.weights.h5")
+    whole = (tmp_path / "other.weights.h5").read_bytes()
+    files = {
+        "empty.weights.h5": b"",
+        "noise.h5": b"garbage" * 100,
+        "cut.weights.h5": whole[: len(whole) // 2],
+        "noise.keras": b"PK\x03\x04garbage",
+        "other.txt": whole,
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder.weights.h5").mkdir()
+    for name in [*files, "other.weights.h5", "folder.weights.h5", "missing.h5"]:
+        with pytest.raises(UserError, match=r"^model\.weights: .*" + name):
+            build_model(architecture, (32, 32, 3), 4, weights=str(tmp_path / name))
+
+
+def test_weights_that_are_not_finite_are_one_clear_error(tmp_path):
+    path = tmp_path / "diverged.weights.h5"
+    model = build_model("gap", (32, 32, 3), 4)
+    model.layers[1].kernel.assign(model.layers[1].kernel * np.nan)
+    model.save_weights(path)
+    with pytest.raises(UserError, match=r"diverged\.weights\.h5 holds values that are not finite"):
+        build_model("gap", (32, 32, 3), 4, weights=str(path))
 
 
 def test_a_backbone_has_its_preprocessing_inside_and_can_be_frozen():

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from stages.architectures._weights import load_weights
 from stages.errors import UserError
 
 DEFAULT = "MobileNetV3Small"
@@ -29,7 +30,7 @@ def build(
     try:
         backbone = constructor(
             include_top=False,
-            weights=None if weights is None else str(weights),
+            weights="imagenet" if weights == "imagenet" else None,
             input_shape=(*shape[:2], channels),
             pooling=pooling,
             name="backbone",
@@ -43,6 +44,8 @@ def build(
             f"model.weights: {weights} of {network} cannot be downloaded ({error}); fetch the "
             "file on a machine that can and set model.weights to its path"
         ) from error
+    if weights not in (None, "imagenet"):
+        load_weights(backbone, weights)
     images = keras.Input(shape)
     x = images
     if channels != shape[-1]:  # a grey image in each of the three channels
