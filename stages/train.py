@@ -7,13 +7,14 @@ from pathlib import Path
 
 from stages.errors import UserError, run
 from stages.parameters import read_parameters
+from stages.store.atomic import replace_directory, replace_file
 from stages.store.image_set import load_image_set
 from stages.store.timing import record_times
 
 PROCESSED = Path("data/processed")
 SPLITS = Path("data/splits")
 MODELS = Path("models")  # model.keras, epochs/, augmented.npy; checkpoints/ while it trains
-LOG = Path("reports/train")
+LOG = Path("reports/train")  # while it trains: models/checkpoints/log
 TENSORBOARD = Path("reports/tensorboard")
 TIMES = Path("reports/timing.json")
 
@@ -27,8 +28,15 @@ def main() -> None:
 
     tables = [PROCESSED / "dataset.json", PROCESSED / "index.csv", *sorted(SPLITS.glob("*.csv"))]
     job = Job(parameters, train_set, validation, MODELS / "checkpoints", [__file__, *tables])
-    result = job.train(LOG, TENSORBOARD)
-    job.save(result, MODELS)
+    result = job.train(TENSORBOARD)
+    with (
+        replace_file(MODELS / "model.keras") as model,
+        replace_directory(MODELS / "epochs") as epochs,
+        replace_file(MODELS / "augmented.npy") as augmented,
+        replace_directory(LOG / "plots") as plots,
+        replace_file(LOG / "metrics.json") as metrics,
+    ):
+        job.save(result, model, epochs, augmented, plots, metrics)
     record_times(TIMES, "train", result.times)
     job.checkpoint.delete()
 

@@ -150,9 +150,16 @@ def test_a_group_of_weights_has_its_own_optimizer_and_may_end_early():
     np.testing.assert_array_equal(before[0], made.model.get_layer("conv").get_weights()[0])
 
 
-def test_a_group_that_matches_nothing_is_an_error_that_lists_the_paths():
-    with pytest.raises(UserError, match=r"no weight's path has 'stem'.*conv/kernel"):
-        make_optimizers(Optimizer(groups=[{"match": "stem"}]), net().trainable_variables)
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["stem"], r"no weight's path has 'stem'.*conv/kernel"),
+        (["bias", "conv/bias"], r"earlier groups take all weights that 'conv/bias' matches"),
+    ],
+)
+def test_a_group_that_gets_no_weights_is_an_error_that_says_why(patterns, message):
+    with pytest.raises(UserError, match=message):
+        learner(optimizer={"groups": [{"match": pattern} for pattern in patterns]})
 
 
 @pytest.mark.parametrize(

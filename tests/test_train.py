@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,14 +175,182 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     np.testing.assert_array_equal(arrays[0], [0, 1, 2])
 
 
-def test_a_damaged_checkpoint_is_left_behind(tmp_path, capsys):
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "empty":
+        content = b""
+    elif how == "noise":
+        content = b"\x93NUMPY noise" * 50
+    elif how == "cut":
+        del content[len(content) // 2 :]
+    elif how == "flipped":
+        content[len(content) // 3] ^= 4
+    path.unlink()
+    if how == "folder":
+        path.mkdir()
+    elif how != "gone":
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["empty", "noise", "cut", "flipped", "folder"])
+@pytest.mark.parametrize("file", ["state.npz", "weights-2.npz"])
+def test_a_damaged_checkpoint_is_left_behind(tmp_path, capsys, file, how):
     checkpoint = Checkpoint(tmp_path / "state", "job")
-    checkpoint.save([np.arange(3.0)], {})
-    path = tmp_path / "state/state.npz"
-    path.write_bytes(path.read_bytes()[:100])
+    checkpoint.save_weights([np.arange(300.0)], 2)
+    checkpoint.save([np.arange(300.0)], {"kept": [2]})
+    assert checkpoint.load() is not None
+    path = tmp_path / "state" / file
+    damage(path, how)
     assert checkpoint.load() is None
-    assert "is damaged" in capsys.readouterr().out
-    assert not path.exists()
+    assert f"{path} is damaged: training starts afresh" in capsys.readouterr().out
+    assert not any((tmp_path / "state").iterdir())
+
+
+def test_lost_weights_make_a_checkpoint_useless(tmp_path, capsys):
+    checkpoint = Checkpoint(tmp_path / "state", "job")
+    checkpoint.save([np.arange(3.0)], {"kept": [2]})
+    assert checkpoint.load() is None
+    assert "the weights of epoch 2 are gone: training starts afresh" in capsys.readouterr().out
+
+
+def test_weights_that_no_state_names_are_removed_and_those_of_others_are_not_taken(tmp_path):
+    Checkpoint(tmp_path, "other").save_weights([np.zeros(3)], 3)
+    checkpoint = Checkpoint(tmp_path, "job")
+    assert checkpoint.weights(3) is None
+    for epoch in (1, 2):
+        checkpoint.save_weights([np.ones(3)], epoch)
+    checkpoint.save([], {"kept": [2]})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.npz", "weights-2.npz"]
+
+
+def test_what_else_lies_beside_a_checkpoint_is_left_alone(workspace):
+    folder = workspace(train={"epochs": 1, "save_epochs": True})
+    own = folder / "models/checkpoints/epoch-007.weights.h5"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    train.main()
+    assert [path.name for path in own.parent.iterdir()] == [own.name]
+    assert [path.name for path in sorted((folder / "models/epochs").iterdir())] == [
+        "epoch-001.weights.h5",
+        "saved.csv",
+    ]
+
+
+@pytest.mark.parametrize("name", ["models/checkpoints", "models/checkpoints/log"])
+def test_a_file_where_the_checkpoint_goes_is_named(workspace, name):
+    path = workspace() / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(UserError, match=f"{name} is no folder"):
+        train.main()
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_training_that_diverges_is_one_line_and_changes_no_output(workspace, capsys, monkeypatch):
+    folder = workspace()
+    train.main()
+    before = outputs(folder)
+    set_parameters(folder, train={"optimizer": {"learning_rate": 1e20}})
+    message = (
+        r"^training diverged in epoch 1: .*loss (nan|inf), at a learning rate of 1e\+20; lower"
+    )
+    with pytest.raises(UserError, match=message) as first:
+        train.main()
+
+    def unchanged():
+        now = outputs(folder)
+        return {name: now[name] for name in now if "checkpoints" not in name} == before
+
+    assert unchanged()
+    with monkeypatch.context() as patch:
+        patch.delattr("stages.training.learner.Learner.train")  # no step is taken
+        with pytest.raises(UserError) as again:
+            train.main()
+    assert str(again.value) == str(first.value)
+    assert unchanged()
+    capsys.readouterr()
+    set_parameters(folder, train={"epochs": 2})
+    train.main()
+    assert "epoch 1/2" in capsys.readouterr().out
+    assert not (folder / "models/checkpoints").exists()
+
+
+def test_an_interrupted_run_leaves_the_log_of_the_one_before(workspace, monkeypatch):
+    folder = workspace()
+    train.main()
+    before = outputs(folder)
+    set_parameters(folder, train={"seed": 5, "save_epochs": True})
+    monkeypatch.setattr(Checkpoint, "save", unplug_after(2, Checkpoint.save))
+    with pytest.raises(Unplugged):
+        train.main()
+    now = outputs(folder)
+    assert {name: now[name] for name in now if "checkpoints" not in name} == before
+    live = folder / "models/checkpoints/log/plots/metrics/train/loss.tsv"
+    assert len(live.read_text().splitlines()) == 2  # head and first epoch
+
+
+def test_the_architecture_adapts_to_a_sample_of_all_classes(workspace, monkeypatch):
+    folder = workspace(
+        train_images=60,
+        model={"name": "speednet", "settings": {"widths": [4]}},
+        train={"epochs": 1},
+    )
+    for path in sorted((folder / "data/processed").glob("*.npy")):
+        np.save(path, np.full_like(np.load(path), 0))  # class by class, each of one brightness
+    shards = [np.load(path) for path in sorted((folder / "data/processed").glob("*.npy"))]
+    lines = (folder / "data/splits/train.csv").read_text().splitlines()
+    by_class = sorted(lines[1:], key=lambda line: line.rpartition(",")[2])
+    (folder / "data/splits/train.csv").write_text("\n".join([lines[0], *by_class, ""]))
+    for at, line in enumerate(by_class):
+        row = int(line.partition(",")[0], 16)
+        shards[row // len(shards[0])][row % len(shards[0])] = 100 * (at // 20)
+    for path, shard in zip(sorted((folder / "data/processed").glob("*.npy")), shards, strict=True):
+        np.save(path, shard)
+    monkeypatch.setattr("stages.training.job.ADAPT_IMAGES", 18)
+    means = []
+    for _ in range(2):
+        train.main()
+        (layer,) = [
+            layer
+            for layer in load_model("models/model.keras")[0]._flatten_layers()
+            if layer.name == "normalize"
+        ]
+        means.append(float(np.squeeze(layer.mean)))
+    assert means[0] == means[1]
+    assert 60 < means[0] < 140  # of the first 18 it is 0
+
+
+BACKBONE = """
+import keras
+def build(shape, outputs, weights=None):
+    parts = [keras.Input(shape), keras.layers.Conv2D(2, 3), keras.layers.Flatten()]
+    net = keras.Sequential(parts, name="backbone")
+    if weights:
+        net.load_weights(weights)
+    return keras.Sequential([keras.Input(shape), net, keras.layers.Dense(outputs)])
+"""
+
+
+def test_a_random_backbone_is_not_frozen(workspace, tmp_path, monkeypatch):
+    import stages.architectures
+
+    (tmp_path / "own.py").write_text(BACKBONE)
+    monkeypatch.setattr(stages.architectures, "__path__", [str(tmp_path)])
+    model = {"name": "own", "settings": {}}
+    folder = workspace(model=model, train={"fine_tune": {"frozen_epochs": 1}})
+    with pytest.raises(UserError, match=r"weights: null would freeze a backbone of random weights"):
+        train.main()
+    set_parameters(folder, model=model)
+    train.main()
+    shape, own = (18, 18, 1), stages.architectures.build_model
+    own("own", shape, 3).get_layer("backbone").save_weights("backbone.weights.h5")
+    set_parameters(
+        folder,
+        model=model | {"weights": "backbone.weights.h5"},
+        train={"fine_tune": {"frozen_epochs": 1}},
+    )
+    train.main()
+    assert read_info("models/model.keras")["train"]["epochs"] == 3
 
 
 def test_the_model_takes_raw_pixels_and_tells_how_it_was_made(workspace):
@@ -293,28 +462,180 @@ def test_debug_settings_overfit_one_batch_on_part_of_the_data(workspace):
     assert read_info("models/model.keras")["train"]["images"] == 24
 
 
-def test_debug_settings_write_tensorboard_log_and_profile(workspace):
-    folder = workspace(
-        train={"epochs": 1, "batch_size": 4, "debug": {"tensorboard": True, "profile": True}}
-    )
+@pytest.mark.parametrize(("batch_size", "epochs"), [(4, 1), (20, 3), (48, 1)])
+def test_debug_settings_write_tensorboard_log_and_profile(workspace, batch_size, epochs):
+    debug = {"tensorboard": True, "profile": True}
+    folder = workspace(train={"epochs": epochs, "batch_size": batch_size, "debug": debug})
     train.main()
     names = [path.name for path in (folder / "reports/tensorboard").rglob("*")]
     assert any("tfevents" in name for name in names)
     assert any(name.endswith("xplane.pb") for name in names)
 
 
-def test_two_devices_train_as_one_does(workspace):
+def test_a_resumed_training_is_profiled_too(workspace, monkeypatch):
+    folder = workspace(train={"batch_size": 4, "epochs": 3, "debug": {"profile": True}})
+    monkeypatch.setattr(Checkpoint, "save", unplug_after(2, Checkpoint.save))
+    with pytest.raises(Unplugged):
+        train.main()
+    monkeypatch.undo()
+    os.chdir(folder)
+    shutil.rmtree(folder / "reports/tensorboard")
+    train.main()
+    assert list((folder / "reports/tensorboard").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"train": {"devices": 60}},
+            r"devices = 60: without a GPU the CPU is split, into \d+ parts",
+        ),
+        (
+            {"train": {"image_sizes": [{"until": 0.5, "size": 19}]}},
+            "size = 19 is more than the 18x",
+        ),
+        ({"model": {"settings": {"filters": [10**6] * 3}}}, "training its weights takes more than"),
+        ({"model": {"weights": "nowhere.h5"}}, "there is no file nowhere.h5"),
+        ({"train": {"optimizer": {"groups": [{"match": "stem"}]}}}, "no weight's path has 'stem'"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_training(workspace, sections, message):
+    settings = {"train": {"batch_size": 64} | sections.get("train", {})}
+    workspace(**{**sections, **settings})
+    with pytest.raises(UserError, match=message):
+        train.main()
+
+
+def test_a_step_that_cannot_fit_into_memory_is_refused(workspace, monkeypatch):
+    workspace()
+    monkeypatch.setattr("stages.training.environment.memory", lambda: 50_000)
+    with pytest.raises(UserError, match=r"train\.batch_size = 20: a step takes at least 0\.0 GiB"):
+        train.main()
+
+
+# Every setting of training and augmentation that can change a result, in real trainings.
+COMBINATIONS = {
+    "muon": {
+        "train": {
+            "optimizer": {
+                "name": "muon",
+                "learning_rate": 0.02,
+                "normalize_weights": True,
+                "groups": [
+                    {"match": "beta", "name": "sgd", "learning_rate": 0.05, "epochs": 2},
+                    {"match": "whiten", "name": "adam", "weight_decay": 0.01, "epochs": 1},
+                ],
+            },
+            "schedule": {"name": "linear", "end": 0.1, "warmup": 0.1},
+            "averaging": {"name": "mean", "start": 0.5},
+            "sampling": "balanced",
+            "image_sizes": [{"until": 0.3, "size": 12}, {"until": 0.6, "size": 15}],
+            "memory_limit": 1e-9,
+            "label_smoothing": 0.1,
+        },
+        "augment": {"randaugment": {"layers": 2, "magnitude": 0.2}, "crop_padding": 1},
+        "model": {"name": "speednet", "settings": {"widths": [6, 8], "residual": True}},
+    },
+    "sgd": {
+        "train": {
+            "optimizer": {"name": "sgd", "learning_rate": 0.02, "weight_decay": 0.0005},
+            "schedule": {"name": "cosine", "warmup": 0.2, "start": 0.1, "end": 0.01},
+            "averaging": {"name": "ema", "decay": 0.8},
+            "class_weights": "balanced",
+            "clip_norm": 1.0,
+            "save_epochs": True,
+            "monitor": "val/loss",
+        },
+        "augment": {"mixup": 0.2, "cutmix": 1.0, "vertical_flip": "random", "fill": "wrap"},
+        "model": {"name": "residual", "settings": {"widths": [6, 8], "blocks": 1}},
+    },
+    "adamw": {
+        "train": {
+            "optimizer": {"name": "adamw", "learning_rate": 0.005, "weight_decay": 0.05},
+            "schedule": {"name": "step", "step_epochs": 2, "step_factor": 0.5},
+            "precision": "bfloat16",
+            "monitor": "val/f1_macro",
+            "validate_every": 2,
+            "deterministic": False,
+        },
+        "augment": {"rotation": 5.0, "zoom": 0.1, "shear": 3.0, "mixup": 0.1, "fill": "reflect"},
+        "model": {"name": "gap", "settings": {"filters": 6, "dropout": 0.0}},
+    },
+    "rmsprop": {
+        "train": {
+            "optimizer": {"name": "rmsprop", "learning_rate": 0.002},
+            "schedule": {"name": "one_cycle", "warmup": 0.4},
+            "class_weights": "balanced",
+            "monitor": "last",
+            "memory_limit": 1e-9,
+        },
+        "augment": {"brightness": 0.1, "cutmix": 0.5, "height_shift": 0.05, "fill": "constant"},
+        "model": {"name": "two_part", "settings": {"filters": [4, 8], "dense": 8}},
+    },
+}
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_every_setting_trains(workspace, name):
+    sections = COMBINATIONS[name]
+    settings = {"epochs": 4, "batch_size": 16} | sections["train"]
+    folder = workspace(train_images=96, val_images=30, **sections | {"train": settings})
+    train.main()
+    metrics = json.loads((folder / "reports/train/metrics.json").read_text())
+    first = (folder / "reports/train/plots/metrics/train/loss.tsv").read_text().split()[3]
+    assert metrics["train"]["loss"] < float(first)
+    model, info = load_model("models/model.keras")
+    images, _ = pictures(30, 3, seed=4)
+    np.testing.assert_allclose(model.predict(images, verbose=0).sum(axis=1), 1, atol=1e-5)
+    assert info["train"]["precision"] == settings.get("precision", "float32")
+    saved = list((folder / "models/epochs").glob("*.h5"))
+    assert len(saved) == (4 if settings.get("save_epochs") else 0)
+
+
+def run_stage(folder):
     """In a process of its own: TensorFlow's devices are fixed once it has started."""
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.train"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_devices_take_every_setting(workspace):
+    optimizer = COMBINATIONS["muon"]["train"]["optimizer"]
+    workspace(
+        train_images=45,
+        train={
+            "devices": 2,
+            "epochs": 1,
+            "batch_size": 15,  # not the same on both
+            "optimizer": optimizer,
+            "averaging": {"name": "ema"},
+            "sampling": "balanced",
+            "image_sizes": [{"until": 0.5, "size": 12}],
+            "clip_norm": 1.0,
+            "save_epochs": True,
+        },
+        augment={"mixup": 0.2, "cutmix": 0.2, "randaugment": {"layers": 1}, "crop_padding": 1},
+        model={"name": "speednet", "settings": {"widths": [4], "depth": 1}},
+    )
+    assert "in 2 parts" in run_stage(Path.cwd())
+    weights = [weight.numpy() for weight in load_model("models/model.keras")[0].weights]
+    assert all(np.isfinite(weight).all() for weight in weights)
+
+
+def test_two_devices_train_as_one_does(workspace):
     settings = {"epochs": 2, "batch_size": 16, "clip_norm": 0.5}
     one = workspace("one", train=settings)
     train.main()
     two = workspace("two", train=settings | {"devices": 2})
-    subprocess.run(
-        [sys.executable, "-m", "stages.train"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    run_stage(two)
     first, second = (
         [weight.numpy() for weight in load_model(folder / "models/model.keras")[0].weights]
         for folder in (one, two)

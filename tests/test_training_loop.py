@@ -8,17 +8,27 @@ import pytest
 from training_workspace import make_workspace
 
 from stages.errors import UserError
-from stages.parameters.train import Train
+from stages.parameters.train import EarlyStopping, Train
 from stages.store.image_set import load_image_set
+from stages.training import environment, loop
 from stages.training.batches import TrainingImages
 from stages.training.checkpoint import Checkpoint
 from stages.training.learner import Learner
 from stages.training.log import EpochLog
-from stages.training.loop import fit
+from stages.training.loop import fit, should_stop
+from stages.training.profile import Profile
 
 
 class Stop(Exception):
     pass
+
+
+def backbone_net():
+    backbone = keras.Sequential(
+        [keras.Input((18, 18, 1)), keras.layers.Conv2D(2, 3), keras.layers.Flatten()],
+        name="backbone",
+    )
+    return keras.Sequential([keras.Input((18, 18, 1)), backbone, keras.layers.Dense(3)])
 
 
 @pytest.fixture
@@ -26,26 +36,26 @@ def start(tmp_path):
     """Starts or continues a training of three epochs, the first with a frozen backbone."""
     folder = make_workspace(tmp_path / "work")
     processed, splits = folder / "data/processed", folder / "data/splits"
-    image_set = load_image_set(processed, splits / "train.csv")
+    train_set, validation = (
+        load_image_set(processed, splits / f"{side}.csv") for side in ("train", "val")
+    )
     frozen = {"frozen_epochs": 1, "learning_rate_factor": 0.1}
-    settings = Train(epochs=3, batch_size=16, fine_tune=frozen)
+    common = {"epochs": 3, "batch_size": 16, "fine_tune": frozen}
 
-    def run(state, log=None):
+    def run(state, log=None, net=backbone_net, validate=False, **settings):
         keras.utils.set_random_seed(0)
-        backbone = keras.Sequential(
-            [keras.Input((18, 18, 1)), keras.layers.Conv2D(2, 3), keras.layers.Flatten()],
-            name="backbone",
-        )
-        net = keras.Sequential([keras.Input((18, 18, 1)), backbone, keras.layers.Dense(3)])
-        learner, weights = Learner(net, settings, 3), [net.get_weights()]
+        net = net()
+        learner = Learner(net, Train.model_validate(common | settings), 3)
+        weights = [net.get_weights()]
 
         def keep(rows):
             if rows:
                 weights.append(net.get_weights())
 
-        images = TrainingImages(image_set, 1e9)
+        images = TrainingImages(train_set, 1e9)
         logs = [keep, *([log] if log else [])]
-        result = fit(learner, images, None, Checkpoint(tmp_path / state, "job"), logs)
+        checkpoint = Checkpoint(tmp_path / state, "job")
+        result = fit(learner, images, validation if validate else None, checkpoint, logs)
         return result, weights
 
     return run
@@ -82,3 +92,193 @@ def test_a_repository_without_a_commit_is_said_in_one_line(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="make a first commit"):
         EpochLog("reports/train")
+
+
+def test_a_group_may_be_for_weights_that_are_frozen_first(start):
+    groups = [{"match": "conv2d", "name": "sgd", "learning_rate": 0.01}]
+    _, (before, frozen, tuned, _) = start("a", optimizer={"groups": groups})
+    np.testing.assert_array_equal(frozen[0], before[0])
+    assert not np.array_equal(tuned[0], frozen[0])
+
+
+FROZEN = {"frozen_epochs": 4}
+NO_GAIN = {"optimizer": {"learning_rate": 1e-9}, "monitor": "val/loss"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs"),
+    [
+        ({"early_stopping": {"patience": 2, "min_delta": 0.1}}, 3),
+        ({"early_stopping": {"patience": 2, "min_delta": 0.1, "start_from_epoch": 3}}, 6),
+        ({"early_stopping": {"patience": 2, "min_delta": 0.1}, "validate_every": 3}, 9),
+        (
+            {
+                "early_stopping": {"patience": 1, "min_delta": 0.1},
+                "fine_tune": {"frozen_epochs": 4},
+            },
+            6,
+        ),
+    ],
+)
+def test_patience_counts_validated_epochs_in_which_all_weights_are_trained(start, settings, epochs):
+    result, _ = start("a", validate=True, **{"epochs": 12, "fine_tune": {}, **NO_GAIN, **settings})
+    assert len(result.rows) == epochs
+
+
+def test_a_stop_by_patience_is_the_same_after_an_interruption(start):
+    settings = NO_GAIN | {"epochs": 12, "early_stopping": {"patience": 2, "min_delta": 0.1}}
+
+    def stop(rows):
+        if len(rows) == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        start("a", stop, validate=True, **settings)
+    continued, _ = start("a", validate=True, **settings)
+    assert len(continued.rows) == 4
+
+
+@pytest.mark.parametrize("monitor", ["val/loss", "val/accuracy"])
+def test_early_stopping_is_that_of_keras(monitor):
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        patience, start = (int(number) for number in random.integers((1, 0), (5, 8)))
+        every, delta = int(random.integers(1, 4)), float(random.choice([0.0, 0.125]))
+        callback = keras.callbacks.EarlyStopping(
+            monitor,
+            min_delta=delta,
+            patience=patience,
+            mode="min" if monitor == "val/loss" else "max",
+            start_from_epoch=start,
+        )
+        callback.set_model(keras.Sequential())
+        callback.model.stop_training = False
+        callback.on_train_begin()
+        settings = EarlyStopping(patience=patience, min_delta=delta, start_from_epoch=start)
+        rows = []
+        for epoch in range(30):
+            rows.append({"epoch": epoch + 1})
+            if epoch % every == every - 1:
+                rows[-1][monitor] = float(random.integers(0, 9)) / 8
+                callback.on_epoch_end(epoch, rows[-1])
+            assert should_stop(rows, monitor, settings) == callback.model.stop_training
+            if callback.model.stop_training:
+                break
+
+
+def overflowing_net():
+    last = keras.layers.Dense(3)
+    return keras.Sequential(
+        [keras.Input((18, 18, 1)), keras.layers.Rescaling(1e10), keras.layers.Flatten(), last]
+    )
+
+
+@pytest.mark.parametrize(
+    ("rate", "validate", "problem"),
+    [
+        (1e30, False, "weights or the sums of their gradients overflow"),
+        (1e20, False, "loss (nan|inf)"),  # found with a few training images
+        (1e20, True, "validation loss (nan|inf)"),
+    ],
+)
+def test_a_last_step_that_diverges_is_found(start, rate, validate, problem, tmp_path):
+    settings = {"epochs": 1, "batch_size": 48, "fine_tune": {}}
+    settings["optimizer"] = {"name": "sgd", "learning_rate": rate, "momentum": 0.0}
+    message = rf"diverged in epoch 1: .*{problem}.* at a learning rate of {rate:.0e}".replace(
+        "+", r"\+"
+    )
+    with pytest.raises(UserError, match=message):
+        start("a", net=overflowing_net, validate=validate, **settings)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["state.npz"]
+
+
+def test_a_net_that_is_not_sound_from_the_start_is_not_blamed_on_the_learning_rate(start):
+    def net():
+        net = backbone_net()
+        net.layers[-1].bias.assign([float("nan")] * 3)
+        return net
+
+    with pytest.raises(UserError, match=r"loss nan.*the weights it starts from are not sound"):
+        start("a", net=net)
+
+
+def test_images_are_judged_in_batches_of_bounded_pixels_with_the_same_scores(start, monkeypatch):
+    sizes = [(8, 8, 1), (32, 32, 3), (64, 64, 3), (224, 224, 3), (4000, 4000, 3)]
+    assert [loop.evaluation_batch(shape) for shape in sizes] == [512, 512, 512, 41, 1]
+    whole, _ = start("whole", validate=True)
+    monkeypatch.setattr(loop, "EVALUATION_PIXELS", 5 * 18 * 18)
+    parts, _ = start("parts", validate=True)
+    assert parts.best == whole.best
+    for a, b in zip(parts.rows, whole.rows, strict=True):
+        assert a == pytest.approx(b)
+
+
+@pytest.mark.parametrize(("left", "profiled"), [(1, 1), (4, 1), (6, 1), (100, 10)])
+def test_a_profile_takes_what_steps_there_are(tmp_path, capsys, left, profiled):
+    running = 0
+    with Profile(tmp_path, left) as profile:
+        for _ in range(left):
+            with profile.step():
+                running += profile._running
+    assert running == profiled
+    assert list(tmp_path.rglob("*.xplane.pb"))
+    assert not capsys.readouterr().out
+
+
+def test_a_run_without_steps_says_that_nothing_was_profiled(tmp_path, capsys):
+    with Profile(tmp_path, 0):
+        pass
+    assert "nothing was profiled, as this run took 0 steps" in capsys.readouterr().out
+
+
+def test_a_failing_run_ends_its_profile(tmp_path):
+    for _ in range(2):  # a second could not start while the first goes on
+        with pytest.raises(Stop), Profile(tmp_path, 1) as profile, profile.step():
+            raise Stop
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            (1, "float32", [], 2, False),
+            "training on the CPU, 2 cores, float32; no GPU is visible to TensorFlow",
+        ),
+        (
+            (2, "bfloat16", [], 1, True),
+            "training on the CPU in 2 parts, 1 core, bfloat16; this machine has an NVIDIA GPU, but "
+            "TensorFlow sees none: pip install 'tensorflow[and-cuda]==2.0'",
+        ),
+        ((1, "bfloat16", ["NVIDIA A100"], 2, True), "training on 1 GPU (NVIDIA A100, bfloat16)"),
+        (
+            (2, "float32", ["NVIDIA T4"] * 4, 2, True),
+            "training on 2 GPUs of 4 (NVIDIA T4, float32)",
+        ),
+    ],
+)
+def test_one_line_says_on_what_is_trained(settings, line, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert environment.device_line(*settings, "2.0") == line
+
+
+def test_a_gpu_that_is_hidden_on_purpose_is_called_so(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert "hides every GPU" in environment.device_line(1, "float32", [], 2, True, "2.0")
+
+
+@pytest.mark.parametrize("mark", ["dev/nvidia0", "dev/dxg", "proc/driver/nvidia/gpus/0000:01"])
+def test_the_driver_shows_a_gpu(tmp_path, mark):
+    (tmp_path / "proc/driver/nvidia/gpus").mkdir(parents=True)
+    assert not environment.gpu_in_machine(tmp_path)
+    (tmp_path / mark).mkdir(parents=True)
+    assert environment.gpu_in_machine(tmp_path)
+
+
+def test_memory_is_that_of_the_container_if_it_has_less(tmp_path):
+    machine = environment.memory(tmp_path)
+    assert machine > 2**28
+    limit = tmp_path / "sys/fs/cgroup/memory.max"
+    limit.parent.mkdir(parents=True)
+    for text, memory in (("max", machine), (str(2**28), 2**28), (str(2**62), machine)):
+        limit.write_text(text + "\n")
+        assert environment.memory(tmp_path) == memory

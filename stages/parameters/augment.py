@@ -8,7 +8,7 @@ from stages.parameters.section import Section
 
 
 class RandAugment(Section):
-    layers: int = Field(0, ge=0)
+    layers: int = Field(0, ge=0, le=16)  # each is a part of the compiled step
     magnitude: float = Field(0.5, ge=0, le=1)
 
 
@@ -25,6 +25,6 @@ class Augment(Section):
     fill_value: int = Field(0, ge=0, le=255)
     crop_padding: int = Field(0, ge=0)
     cutout: int = Field(0, ge=0)
-    mixup: float = Field(0.0, ge=0)
-    cutmix: float = Field(0.0, ge=0)
+    mixup: float = Field(0.0, ge=0, le=100)
+    cutmix: float = Field(0.0, ge=0, le=100)
     randaugment: RandAugment = RandAugment()

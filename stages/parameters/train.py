@@ -9,7 +9,8 @@ from stages.parameters.section import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop", "muon"]
-Rate = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1e30)]  # far from float32's end; large ones diverge
+Decay = Annotated[float, Field(ge=0, le=1000)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -22,7 +23,8 @@ class Group(Section):
     momentum: Momentum | None = None
     beta_2: Momentum | None = None
     nesterov: bool | None = None
-    weight_decay: float | None = Field(None, ge=0)
+    weight_decay: Decay | None = None
+    normalize_weights: bool | None = None
     epochs: int | None = Field(None, ge=1)
 
     @field_validator("match")
@@ -41,7 +43,7 @@ class Optimizer(Section):
     momentum: Momentum = 0.9
     beta_2: Momentum = 0.999
     nesterov: bool = True
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: Decay = 0.0
     normalize_weights: bool = False
     groups: list[Group] = []
 
@@ -70,11 +72,12 @@ class Averaging(Section):
 class EarlyStopping(Section):
     patience: int | None = Field(None, ge=1)
     min_delta: float = Field(0.0, ge=0)
+    start_from_epoch: int = Field(0, ge=0)
 
 
 class FineTune(Section):
     frozen_epochs: int = Field(0, ge=0)
-    learning_rate_factor: float = Field(0.1, gt=0)
+    learning_rate_factor: float = Field(0.1, gt=0, le=1000)
 
 
 class ImageSize(Section):
@@ -94,12 +97,12 @@ class Debug(Section):
 
 class Train(Section):
     seed: int = Field(0, ge=0, lt=2**31)
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(64, ge=1)
+    epochs: int = Field(10, ge=1, le=100_000)
+    batch_size: int = Field(64, ge=1, le=2**20)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(None, ge=1e-6, le=1e6)
     class_weights: Literal["none", "balanced"] = "none"
     sampling: Literal["uniform", "balanced"] = "uniform"
     averaging: Averaging = Averaging()
@@ -110,7 +113,7 @@ class Train(Section):
     image_sizes: list[ImageSize] = []
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     deterministic: bool = True
-    devices: int = Field(1, ge=1)
+    devices: int = Field(1, ge=1, le=64)
     memory_limit: float = Field(2.0, gt=0)
     checkpoint_minutes: float = Field(10.0, gt=0)
     save_epochs: bool = False
@@ -122,6 +125,11 @@ class Train(Section):
             raise ValueError(
                 f"fine_tune.frozen_epochs = {self.fine_tune.frozen_epochs} must be less than "
                 f"epochs = {self.epochs}"
+            )
+        if self.devices > self.batch_size:
+            raise ValueError(
+                f"devices = {self.devices} share a batch of batch_size = {self.batch_size} images; "
+                "there must be one for each"
             )
         if self.early_stopping.patience and self.monitor == "last":
             raise ValueError("early_stopping.patience needs a monitor other than last")

@@ -28,14 +28,14 @@ class TrainingImages:
     """The training images: in memory if they take at most `memory_limit` bytes, else streamed.
 
     `chosen` int64 are positions in `image_set`; the positions used from here on count within
-    them.
+    them. `shape` is (h, w, c).
     """
 
     def __init__(self, image_set, memory_limit: float, chosen: np.ndarray | None = None):
-        self._pixels = image_set.pixels
+        self._pixels, self.shape = image_set.pixels, image_set.dataset.shape
         self.rows = image_set.rows if chosen is None else image_set.rows[chosen]
         self.labels = image_set.labels if chosen is None else image_set.labels[chosen]
-        self.streamed = len(self.rows) * int(np.prod(image_set.dataset.shape)) > memory_limit
+        self.streamed = len(self.rows) * int(np.prod(self.shape)) > memory_limit
         self._images = None if self.streamed else self._pixels.take(self.rows)
 
     def __len__(self) -> int:

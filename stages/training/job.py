@@ -10,7 +10,6 @@ import tensorflow as tf
 from stages.architectures import adapt_model, build_model
 from stages.augmentation import Augmentation
 from stages.errors import UserError
-from stages.store.atomic import replace_directory, replace_file
 from stages.store.model import save_model
 from stages.store.tables import write_table
 from stages.training import environment
@@ -22,7 +21,8 @@ from stages.training.log import EpochLog, TensorBoardLog
 from stages.training.loop import Result, fit
 from stages.training.precision import choose_precision
 
-ADAPT_IMAGES = 5000  # training images that an architecture may take statistics from
+ADAPT_IMAGES = 5000  # training images, drawn by lot, that an architecture takes statistics from
+ADAPT_DRAW, FRACTION_DRAW = 2**63 + 1, 2**63  # these draws' numbers, beyond all epochs'
 PACKAGES = ("architectures", "augmentation", "parameters", "store", "training")  # code it runs
 VARIANTS = 20  # of one image, to see what augmentation does
 
@@ -32,7 +32,7 @@ class Job:
 
     Args:
         validation: an `ImageSet` to choose the best epoch by, or None.
-        folder: where the state is kept until `checkpoint.delete()`.
+        folder: where the state and the log are kept until `checkpoint.delete()`.
         files: what the outcome depends on beside the settings and the imported code: a state
             kept with other content of these files is not continued.
     """
@@ -42,19 +42,27 @@ class Job:
         settings, dataset = parameters.train, train_set.dataset
         self.strategy = environment.start(settings.devices, settings.deterministic)
         self.precision = choose_precision(settings.precision)
+        print(environment.describe(settings.devices, self.precision), flush=True)
         # Both nets start from the same names and seeds, so that a weight's path is what the
         # saved model shows.
         environment.reset(settings.seed, "float32")
-        self.deployable = Deployable(parameters.model, dataset.shape, len(dataset.classes))
+        self.memory = environment.memory()
+        self.deployable = Deployable(
+            parameters.model, dataset.shape, len(dataset.classes), self.memory
+        )
         environment.reset(settings.seed, self.precision)
         self.images = self._training_images()
+        self._check_memory()
         self.learner = self._learner()
         self.checkpoint = Checkpoint(folder, self._fingerprint(files))
 
-    def train(self, log_folder: Path, tensorboard: Path) -> Result:
-        """Train to the end, from the start or the last checkpoint, with an epoch log."""
+    def train(self, tensorboard: Path) -> Result:
+        """Train to the end, from the start or the last checkpoint, with an epoch log.
+
+        The log grows in `checkpoint.log`, where a run that fails leaves it.
+        """
         settings = self.parameters.train
-        log = EpochLog(log_folder)
+        log = EpochLog(self.checkpoint.log)
         logs = [log, TensorBoardLog(tensorboard)] if settings.debug.tensorboard else [log]
         result = fit(
             self.learner,
@@ -62,7 +70,7 @@ class Job:
             self.validation,
             self.checkpoint,
             logs,
-            self._save_epoch if settings.save_epochs else None,
+            settings.save_epochs,
             tensorboard if settings.debug.profile else None,
         )
         log.end(
@@ -70,15 +78,38 @@ class Job:
         )
         return result
 
-    def save(self, result: Result, folder: Path) -> None:
-        """Write model.keras, epochs/ and augmented.npy to `folder`.
+    def save(
+        self, result: Result, model: Path, epochs: Path, augmented: Path, plots: Path, metrics: Path
+    ) -> None:
+        """Write the outputs: files `model`, `augmented` and `metrics`, folders `epochs`, `plots`.
 
-        epochs/ holds the weights of every epoch if train.save_epochs, and a list of them: DVC
-        warns of a folder that is empty.
+        The folders exist and are empty. `epochs` gets the weights of every epoch if
+        train.save_epochs, and a list of them: DVC warns of a folder that is empty. `plots` and
+        `metrics` are the epoch log.
         """
-        settings, dataset = self.parameters.train, self.train_set.dataset
+        saved = []
+        for row in result.rows if self.parameters.train.save_epochs else []:
+            weights = self.checkpoint.weights(row["epoch"])
+            if weights is None:
+                raise UserError(
+                    f"{self.checkpoint.folder} has lost the weights of epoch {row['epoch']}; run "
+                    "the same command again to train afresh"
+                )
+            saved.append(f"epoch-{row['epoch']:03}.weights.h5")
+            self.deployable.set_weights(weights)
+            self.deployable.model.save_weights(epochs / saved[-1])
+        write_table(epochs / "saved.csv", ["file"], [[name] for name in saved])
         self.deployable.set_weights(result.weights)
-        info = {
+        save_model(self.deployable.model, model, self._info(result))
+        with open(augmented, "wb") as file:
+            np.save(file, self._variants())
+        shutil.copytree(self.checkpoint.log / "plots", plots, dirs_exist_ok=True)
+        shutil.copyfile(self.checkpoint.log / "metrics.json", metrics)
+
+    def _info(self, result: Result) -> dict:
+        """What travels with the model."""
+        settings, dataset = self.parameters.train, self.train_set.dataset
+        return {
             "classes": dataset.classes,
             "shape": list(dataset.shape),
             "preprocess": dataset.preprocess,
@@ -92,21 +123,31 @@ class Job:
                 "seed": settings.seed,
             },
         }
-        save_model(self.deployable.model, folder / "model.keras", info)
-        with replace_directory(folder / "epochs") as temporary:
-            saved = sorted(self.checkpoint.folder.glob("epoch-*.weights.h5"))
-            for path in saved:
-                shutil.copyfile(path, temporary / path.name)
-            write_table(temporary / "saved.csv", ["file"], [[path.name] for path in saved])
-        with replace_file(folder / "augmented.npy") as temporary, open(temporary, "wb") as file:
-            np.save(file, self._variants())
+
+    def _check_memory(self) -> None:
+        """Refuse a step that cannot fit, before the system ends the program for it.
+
+        A GPU has memory of its own, and TensorFlow says when that is full.
+        """
+        if tf.config.list_physical_devices("GPU"):
+            return
+        batch = min(self.parameters.train.batch_size, len(self.images))
+        size = 2 if self.precision == "bfloat16" else 4
+        pixels = int(np.prod(self.images.shape))
+        needed = batch * (self.deployable.activations() * size + pixels * 4)
+        if needed > self.memory:
+            raise UserError(
+                f"train.batch_size = {batch:,}: a step takes at least {needed / 2**30:,.1f} GiB, "
+                f"more than the {self.memory / 2**30:.1f} GiB of this machine; lower it, or make "
+                "the images or the net smaller"
+            )
 
     def _training_images(self) -> TrainingImages:
         """All training images or `debug.data_fraction` of them."""
         settings, chosen = self.parameters.train, None
         if settings.debug.data_fraction < 1:
             count = max(1, round(len(self.train_set) * settings.debug.data_fraction))
-            order = epoch_order(self.train_set.labels, settings.seed, 2**63)
+            order = epoch_order(self.train_set.labels, settings.seed, FRACTION_DRAW)
             chosen = np.sort(order[:count])
         return TrainingImages(self.train_set, settings.memory_limit * 2**30, chosen)
 
@@ -115,16 +156,30 @@ class Job:
         dataset = self.train_set.dataset
         classes = len(dataset.classes)
         outputs = number_of_outputs(model, classes)
+        for stage in settings.image_sizes:
+            if stage.size > max(dataset.shape[:2]):
+                raise UserError(
+                    f"train.image_sizes: size = {stage.size} is more than the "
+                    f"{dataset.shape[0]}x{dataset.shape[1]} of the images; make it smaller"
+                )
         shape = (None, None, dataset.shape[-1]) if settings.image_sizes else dataset.shape
         with environment.scope(self.strategy):
             net = build_model(model.name, shape, outputs, model.settings, model.weights)
-            some = np.arange(min(len(self.images), ADAPT_IMAGES))
-            adapt_model(model.name, net, self.images.take(some))
+            # A set may be sorted by class, so not the first; in order, to read the disk once.
+            some = epoch_order(self.images.labels, settings.seed, ADAPT_DRAW)[:ADAPT_IMAGES]
+            adapt_model(model.name, net, self.images.take(np.sort(some)))
         has_backbone = any(layer.name == "backbone" for layer in net.layers)
         if settings.fine_tune.frozen_epochs and not has_backbone:
             raise UserError(
                 f"train.fine_tune.frozen_epochs = {settings.fine_tune.frozen_epochs}: the "
                 f"architecture {model.name} has no layer named backbone to freeze"
+            )
+        if settings.fine_tune.frozen_epochs and model.weights is None:
+            raise UserError(
+                f"train.fine_tune.frozen_epochs = {settings.fine_tune.frozen_epochs} with "
+                "model.weights: null would freeze a backbone of random weights, from which nothing "
+                "can be learnt; set model.weights (imagenet, or a file), or frozen_epochs: 0 to "
+                "train it from scratch"
             )
         augment = Augmentation(self.parameters.augment, dataset.shape)
         self.augmentation = augment
@@ -152,12 +207,6 @@ class Job:
             },
             [*code, *files],
         )
-
-    def _save_epoch(self, weights, epoch: int) -> None:
-        self.deployable.set_weights(weights)
-        path = self.checkpoint.folder / f"epoch-{epoch:03}.weights.h5"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.deployable.model.save_weights(path)
 
     def _variants(self) -> np.ndarray:
         image = self.images.take(np.array([0]))[0]

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from stages.training import environment
 from stages.training.batches import Batch
-from stages.training.optimizers import make_optimizers
+from stages.training.optimizers import check_groups, make_optimizers
 from stages.training.schedules import schedule_factor
 
 
@@ -28,6 +28,7 @@ class Learner:
         self.augment, self.strategy = augment, strategy
         self.class_weights = None if class_weights is None else tf.constant(class_weights)
         self.sigmoid = model.output_shape[-1] == 1
+        check_groups(settings.optimizer, model.trainable_variables)  # of all phases
         self.members = []
         self._steps = {}
         self._evaluate = tf.function(self._evaluation_step, autograph=False)

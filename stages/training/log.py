@@ -13,7 +13,7 @@ class EpochLog:
     """Rows in `folder` as DVC plots and metrics; after a resume exactly as without one."""
 
     def __init__(self, folder: str | Path):
-        shutil.rmtree(Path(folder) / "plots", ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         try:
             self._live = Live(
                 dir=str(folder), save_dvc_exp=False, dvcyaml=None, report=None, resume=False

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from stages.errors import UserError
 from stages.progress import progress
 from stages.training.batches import Prefetcher, TrainingImages, epoch_order
 from stages.training.checkpoint import Checkpoint
+from stages.training.profile import Profile
 
-EVALUATION_BATCH = 512  # images at a time
-PROFILED = range(5, 15)  # steps, when a profile is asked for
+# Images to judge at a time: at most so many, and at most so many pixels, 41 images of 224x224.
+EVALUATION_BATCH, EVALUATION_PIXELS = 512, 2**21
 
 
 @dataclass
@@ -47,7 +49,7 @@ def fit(
     validation,
     checkpoint: Checkpoint,
     logs: list[Callable[[list[dict]], None]],
-    save_epoch: Callable[[list[np.ndarray], int], None] | None = None,
+    save_epochs: bool = False,
     profile: Path | None = None,
 ) -> Result:
     """Train `learner` on `images` as its settings say and return the best weights.
@@ -56,50 +58,104 @@ def fit(
         validation: an `ImageSet` to choose the best epoch by, or None: the last is kept.
         checkpoint: where the state is kept, and from where an interrupted training goes on.
         logs: called with the rows so far, before the first epoch and after each.
-        save_epoch: called with the weights after each epoch, and its number from 1.
+        save_epochs: keep the weights of every epoch in `checkpoint`, not of the best alone.
         profile: a folder for TensorFlow's profile of some of the first steps.
+
+    Raises `UserError` for a training that diverges: loss, weights or the optimiser's state are
+    no longer finite. Nothing of that is saved, and the same job run again fails at once.
     """
-    return _Training(learner, images, validation, checkpoint, logs, save_epoch, profile).run()
+    return _Training(learner, images, validation, checkpoint, logs, save_epochs, profile).run()
 
 
 class _Training:
-    def __init__(self, learner, images, validation, checkpoint, logs, save_epoch, profile):
+    def __init__(self, learner, images, validation, checkpoint, logs, save_epochs, profile):
         self.learner, self.images, self.validation = learner, images, validation
         self.checkpoint, self.logs = checkpoint, logs
-        self.save_epoch, self.profile = save_epoch, profile
+        self.save_epochs, self.profile = save_epochs, profile
         self.settings = learner.settings
         self.steps_per_epoch = steps(len(images), self.settings)
+        if not self.steps_per_epoch:
+            raise UserError(
+                f"train.devices = {self.settings.devices}: there are only {len(images)} training "
+                "images to share among them; lower it"
+            )
         self.epoch, self.step, self.sums = 0, 0, np.zeros(3)
         self.rows: list[dict] = []
         self.timing: list[dict] = []
         self.best: int | None = None
 
     def run(self) -> Result:
-        settings = self.settings
         self._resume()
         self._log()
-        while self.epoch < settings.epochs and not self._should_stop():
-            if self.step == 0 and self.epoch in (0, settings.fine_tune.frozen_epochs):
-                self._start_phase()
-            begun = time.perf_counter()
-            rate = self._train_epoch()
-            row = self._judge()
-            improved = self._improves(row)
-            self.rows.append(row)
-            if improved:
-                self.best = row["epoch"]
-                self.checkpoint.save_best(self.learner.final_weights(), self.best)
-            if self.save_epoch:
-                self.save_epoch(self.learner.final_weights(), row["epoch"])
-            self.timing.append({"epoch": row["epoch"], **rate, "seconds": _since(begun)})
-            self.epoch, self.step, self.sums = self.epoch + 1, 0, np.zeros(3)
-            self._save()
-            self.checkpoint.forget_other_bests(self.best)
-            self._log()
-            print(self._line(row), flush=True)
+        left = self.settings.epochs * self.steps_per_epoch
+        left -= self.epoch * self.steps_per_epoch + self.step
+        with Profile(self.profile, left) as self.profiler:
+            while self.epoch < self.settings.epochs and not self._should_stop():
+                try:
+                    self._one_epoch()
+                except (tf.errors.ResourceExhaustedError, MemoryError):
+                    raise UserError(
+                        f"memory ran out in epoch {self.epoch + 1}; lower train.batch_size (now "
+                        f"{self.settings.batch_size}), preprocess.size or the net's own settings"
+                    ) from None
         best = self.best or self.rows[-1]["epoch"]
-        weights = self.checkpoint.load_best(best) if self.best else self.learner.final_weights()
+        weights = self.checkpoint.weights(best) if self.best else self.learner.final_weights()
+        if weights is None:
+            raise UserError(
+                f"{self.checkpoint.folder} has lost the weights of epoch {best}; run the same "
+                "command again to train afresh"
+            )
         return Result(weights, self.rows, best, self.timing)
+
+    def _one_epoch(self) -> None:
+        if self.step == 0 and self.epoch in (0, self.settings.fine_tune.frozen_epochs):
+            self._start_phase()
+        begun = time.perf_counter()
+        rate = self._train_epoch()
+        state = self.learner.state()
+        self._stop_if_diverged(self.sums, state)
+        row = self._judge()
+        improved = self._improves(row)
+        self.rows.append(row)
+        if improved:
+            self.best = row["epoch"]
+        if improved or self.save_epochs:
+            self.checkpoint.save_weights(self.learner.final_weights(), row["epoch"])
+        self.timing.append({"epoch": row["epoch"], **rate, "seconds": _since(begun)})
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, np.zeros(3)
+        self._save(state)
+        self._log()
+        print(self._line(row), flush=True)
+
+    def _stop_if_diverged(self, sums, state=(), what: str = "loss") -> None:
+        """Raise unless the `sums` (loss, correct, images) and the arrays of `state` are finite.
+
+        The same training would diverge again at the same step: where every run gives the same
+        bytes, the next one is told so at once.
+        """
+        loss = float(sums[0]) / max(float(sums[2]), 1.0)
+        sound = all(np.isfinite(array).all() for array in state if array.dtype.kind == "f")
+        if np.isfinite(loss) and sound:
+            return
+        problem = f"{what} {loss:.4g}"
+        if np.isfinite(loss):
+            problem += ", but weights or the sums of their gradients overflow"
+        rate = f"at a learning rate of {self.learner.learning_rate:.4g}"
+        if self.epoch == 0 and self.step == 1 and not state:  # the loss before anything was learnt
+            advice = "the weights it starts from are not sound; see model.weights, model.settings"
+        else:
+            advice = (
+                "lower train.optimizer.learning_rate (now "
+                f"{self.settings.optimizer.learning_rate:g}), lengthen train.schedule.warmup or "
+                "set train.clip_norm"
+            )
+        message = (
+            f"training diverged in epoch {self.epoch + 1}: {problem}, {rate}; {advice}; the model "
+            "of an earlier run is unchanged"
+        )
+        if self.settings.deterministic:
+            self.checkpoint.save([], {"failure": message})
+        raise UserError(message)
 
     # Phases: all weights at once, or first all but the backbone and then all
 
@@ -137,26 +193,26 @@ class _Training:
                     before + self.step, phase_steps, self.steps_per_epoch, factor
                 )
                 done = self.epoch * self.steps_per_epoch + self.step
-                if self.profile and done == PROFILED.start:
-                    tf.profiler.experimental.start(str(self.profile))
-                out = learner.train(batch, self.epoch, done, self._size(done / all_steps))
-                learner.update_average(done, all_steps)
+                with self.profiler.step():
+                    out = learner.train(batch, self.epoch, done, self._size(done / all_steps))
+                    learner.update_average(done, all_steps)
                 pending = out if pending is None else pending + out
                 self.step += 1
-                if self.profile and done == min(PROFILED.stop, self.steps_per_epoch) - 1:
-                    tf.profiler.experimental.stop()
                 if clock is None:  # the first step also compiles
-                    float(out[0])
+                    self._stop_if_diverged(out.numpy())
                     clock, batches.waited = time.perf_counter(), 0.0
                 else:
                     seen += len(batch.index)
                 if bar.update(len(batch.index)):
                     now = sums + pending.numpy()
+                    self._stop_if_diverged(now)
                     bar.set_postfix_str(_loss_and_accuracy(now), refresh=False)
                 if time.monotonic() - saved > settings.checkpoint_minutes * 60:
                     self.sums, pending = sums + pending.numpy(), None
                     sums = self.sums
-                    self._save()
+                    state = learner.state()
+                    self._stop_if_diverged(sums, state)
+                    self._save(state)
                     saved = time.monotonic()
         self.sums = sums + (0 if pending is None else pending.numpy())
         elapsed = time.perf_counter() - clock if clock else 0.0
@@ -190,9 +246,14 @@ class _Training:
         }
         last = self.epoch + 1 == self.settings.epochs
         if self.validation and (last or (self.epoch + 1) % self.settings.validate_every == 0):
-            batches = self.validation.batches(EVALUATION_BATCH)
-            scores = self.learner.evaluate(batches, self.validation.labels)
+            size = evaluation_batch(self.validation.dataset.shape)
+            scores = self.learner.evaluate(self.validation.batches(size), self.validation.labels)
+            self._stop_if_diverged((scores["loss"], 0, 1), what="validation loss")
             row |= {f"val/{name}": value for name, value in scores.items()}
+        elif last:  # weights may be finite and too large to compute with: nobody else would notice
+            some = np.arange(min(len(self.images), evaluation_batch(self.images.shape)))
+            scores = self.learner.evaluate([self.images.take(some)], self.images.labels[some])
+            self._stop_if_diverged((scores["loss"], 0, 1))
         return row
 
     def _improves(self, row: dict) -> bool:
@@ -202,24 +263,12 @@ class _Training:
         if self.best is None:
             return True
         best = self.rows[self.best - 1]
-        gain = self._gain(row, best)
+        gain = _gain(row, best, self.settings.monitor)
         return gain > 0 or (gain == 0 and row["val/loss"] < best["val/loss"])
 
-    def _gain(self, row: dict, than: dict) -> float:
-        monitor = self.settings.monitor
-        return (row[monitor] - than[monitor]) * (-1 if monitor == "val/loss" else 1)
-
     def _should_stop(self) -> bool:
-        """No gain of `min_delta` for `patience` epochs (counted over the epochs validated)."""
-        patience = self.settings.early_stopping.patience
-        scored = [row for row in self.rows if self.settings.monitor in row]
-        if not patience or not scored:
-            return False
-        reference = scored[0]
-        for row in scored:
-            if self._gain(row, reference) > self.settings.early_stopping.min_delta:
-                reference = row
-        return self.rows[-1]["epoch"] - reference["epoch"] >= patience
+        frozen = self.settings.fine_tune.frozen_epochs
+        return should_stop(self.rows, self.settings.monitor, self.settings.early_stopping, frozen)
 
     def _log(self) -> None:
         for log in self.logs:
@@ -227,9 +276,9 @@ class _Training:
 
     # The state on disk
 
-    def _save(self) -> None:
+    def _save(self, arrays: list[np.ndarray]) -> None:
         self.checkpoint.save(
-            self.learner.state(),
+            arrays,
             {
                 "epoch": self.epoch,
                 "step": self.step,
@@ -237,14 +286,23 @@ class _Training:
                 "rows": self.rows,
                 "timing": self.timing,
                 "best": self.best,
+                "kept": self._kept(),
             },
         )
+
+    def _kept(self) -> list[int]:
+        """Epochs whose weights are kept in files of their own."""
+        if self.save_epochs:
+            return [row["epoch"] for row in self.rows]
+        return [self.best] if self.best else []
 
     def _resume(self) -> None:
         found = self.checkpoint.load()
         if found is None:
             return
         arrays, state = found
+        if "failure" in state:
+            raise UserError(state["failure"])
         # The optimisers are those of the last epoch that was begun.
         self.epoch = state["epoch"] if state["step"] else state["epoch"] - 1
         self._start_phase()
@@ -280,6 +338,35 @@ def steps(images: int, settings) -> int:
     whole, rest = divmod(images, settings.batch_size)
     count = whole + (rest >= settings.devices)
     return min(count, settings.debug.max_steps or count)
+
+
+def should_stop(rows: list[dict], monitor: str, settings, frozen_epochs: int = 0) -> bool:
+    """As `keras.callbacks.EarlyStopping`: no gain above `min_delta` in `patience` epochs.
+
+    Counted are the epochs that were validated, after the first `start_from_epoch` and once all
+    weights are trained: a backbone that is still frozen says nothing of what comes. `settings`
+    are those of `train.early_stopping`.
+    """
+    if not settings.patience:
+        return False
+    reference, waited = None, 0
+    for row in rows[max(settings.start_from_epoch, frozen_epochs) :]:
+        if monitor not in row:
+            continue
+        if reference is None or _gain(row, reference, monitor) > settings.min_delta:
+            reference, waited = row, 0
+        else:
+            waited += 1
+    return waited >= settings.patience
+
+
+def _gain(row: dict, than: dict, monitor: str) -> float:
+    return (row[monitor] - than[monitor]) * (-1 if monitor == "val/loss" else 1)
+
+
+def evaluation_batch(shape) -> int:
+    """How many images of `shape` (h, w, c) to judge at a time; more would not be faster."""
+    return max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // (shape[0] * shape[1])))
 
 
 def _loss_and_accuracy(sums) -> str:

@@ -34,18 +34,12 @@ def make_optimizers(settings, weights: list) -> list[Member]:
     """Optimisers for `weights` (Keras variables) as `train.optimizer` says.
 
     A weight belongs to the first group whose regular expression `match` is found in its path,
-    and takes from the main settings what the group leaves open. Raises `UserError` for a group
-    that matches nothing.
+    and takes from the main settings what the group leaves open. A group may have none of these
+    weights, as where a backbone is frozen.
     """
     chosen: dict[int, list[int]] = {}
     for at, weight in enumerate(weights):
         chosen.setdefault(_group_of(weight, settings.groups), []).append(at)
-    for number, group in enumerate(settings.groups):
-        if number not in chosen:
-            raise UserError(
-                f"train.optimizer.groups: no weight's path has {group.match!r}; the paths are "
-                + ", ".join(weight.path for weight in weights)
-            )
     members = []
     for number in sorted(chosen):
         own = {} if number < 0 else settings.groups[number].model_dump(exclude_none=True)
@@ -68,6 +62,23 @@ def make_optimizers(settings, weights: list) -> list[Member]:
         if at:
             members.append(_member(merged, weights, at, own.get("epochs")))
     return members
+
+
+def check_groups(settings, weights: list) -> None:
+    """Raise `UserError` for a group of `train.optimizer` that gets none of a model's `weights`."""
+    taken = {_group_of(weight, settings.groups) for weight in weights}
+    for number, group in enumerate(settings.groups):
+        if number in taken:
+            continue
+        if any(re.search(group.match, weight.path) for weight in weights):
+            raise UserError(
+                f"train.optimizer.groups: earlier groups take all weights that {group.match!r} "
+                "matches; put it before them"
+            )
+        raise UserError(
+            f"train.optimizer.groups: no weight's path has {group.match!r}; the paths are "
+            + ", ".join(weight.path for weight in weights)
+        )
 
 
 def _group_of(weight, groups) -> int:
