@@ -28,12 +28,12 @@ SHARD = 5_000
 MODEL = """
 import sys
 from stages.parameters.model import Model
-from stages.store.model import save_model
+from stages.store.model import ModelInfo, save_model
 from stages.training.export import Deployable
 from stages.store.processed import Dataset
 data = Dataset.load("data/processed")
 net = Deployable(Model(name="convnet"), data.shape, len(data.classes))
-info = {"classes": data.classes, "shape": data.shape, "preprocess": {}, "model": {}, "train": {}}
+info = ModelInfo(classes=data.classes, shape=data.shape, preprocess=data.preprocess)
 save_model(net.model, "models/model.keras", info)
 """
 FORWARD = """
@@ -111,7 +111,7 @@ def write_job(folder: Path, count: int, classes: int) -> None:
     processed, splits = folder / "data/processed", folder / "data/splits"
     for path in (processed, splits, folder / "models/epochs", folder / "reports/train"):
         path.mkdir(parents=True)
-    Dataset(names, SHAPE, {}).save(processed)
+    Dataset(names, SHAPE, {"size": list(SHAPE[:2]), "color": "rgb"}).save(processed)
     index, rows = [], []
     for start in range(0, count, SHARD):
         shard = f"images-{start // SHARD:05d}.npy"

@@ -29,7 +29,8 @@ def random_images(count: int, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
 def write_training_set(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
     """`folder` as data/processed, with train.csv naming all images and val.csv none."""
     classes = [str(number) for number in range(int(labels.max()) + 1)]
-    Dataset(classes, images.shape[1:], {}).save(folder)
+    look = {"size": list(images.shape[1:3]), "color": "rgb"}
+    Dataset(classes, images.shape[1:], look).save(folder)
     np.save(folder / "images-00000.npy", images)
     empty = dict.fromkeys(INDEX, "") | dict.fromkeys(("width", "height", "bytes"), 0)
     lines = [

@@ -12,13 +12,14 @@ from stages.errors import UserError, run
 from stages.inference.grad_cam import grad_cam, last_convolution
 from stages.inference.layers import layer_table
 from stages.inference.probabilities import probabilities
-from stages.metrics import curves, scores
+from stages.metrics import baseline, curves, scores
 from stages.metrics.mistakes import most_confident_mistakes
 from stages.parameters import read_parameters
 from stages.progress import progress
 from stages.store.atomic import replace_directory, replace_file
+from stages.store.handover import made_by
 from stages.store.image_set import ImageSet, load_image_set
-from stages.store.model import load_model
+from stages.store.model import Judgement, Score, file_sha256, load_model, write_judgement
 from stages.store.tables import write_table
 from stages.store.timing import record_times
 
@@ -26,6 +27,7 @@ PROCESSED = Path("data/processed")
 SPLITS = Path("data/splits")
 MODEL = Path("models/model.keras")
 EPOCHS = Path("models/epochs")
+JUDGEMENT = Path("models/model.json")
 CARD = Path("models/README.md")
 DATA = Path("reports/data.json")
 METRICS = Path("reports/metrics.json")
@@ -39,13 +41,18 @@ TIMING = Path("reports/timing.json")
 def main() -> None:
     settings = read_parameters().evaluate
     started = time.perf_counter()
-    model, info = load_model(MODEL)
-    classes = info["classes"]
-    test, val, extra = (
-        load_image_set(PROCESSED, SPLITS / f"{side}.csv") for side in ("test", "val", "extra")
+    train, test, val, extra = (
+        load_image_set(PROCESSED, SPLITS / f"{side}.csv")
+        for side in ("train", "test", "val", "extra")
     )
+    with made_by("split", DATA):
+        data = dict(json.loads(DATA.read_text(encoding="utf-8")))
+    model, info = load_model(MODEL)
+    classes = info.classes
     if classes != test.dataset.classes:
         raise UserError(f"{MODEL} was trained for other classes than {PROCESSED} holds; dvc repro")
+    if info.shape != test.dataset.shape:
+        raise UserError(f"{MODEL} takes images of another size than {PROCESSED} holds; dvc repro")
     if not len(test):
         raise UserError(f"{SPLITS}/test.csv names no images; raise split.test")
 
@@ -58,6 +65,7 @@ def main() -> None:
     predicted = test_probabilities.argmax(axis=1)
 
     metrics = {"test": scores.score(test.labels, test_probabilities, settings.top_k)}
+    metrics["test"] |= scores.rounded({"base_rate": baseline.base_rate(train.labels, test.labels)})
     metrics["test"]["per_class"] = scores.score_classes(test.labels, predicted, classes)
     if len(val):
         metrics["val"] = scores.score(val.labels, predict(val, "val images"), settings.top_k)
@@ -69,7 +77,7 @@ def main() -> None:
 
     mistakes = most_confident_mistakes(test.labels, test_probabilities, settings.grad_cam)
     maps = _explain(model, test, mistakes, predicted, settings.batch_size)
-    layers = layer_table(model)
+    layers, sha256 = layer_table(model), file_sha256(MODEL)
     single = _seconds_per_single_image(model, test)
     by_epoch = _accuracy_by_epoch(model, extra, predict) if len(extra) else []
 
@@ -92,9 +100,14 @@ def main() -> None:
         np.save(folder / "probabilities.npy", test_probabilities)
         np.save(folder / "grad_cam.npy", maps)
         write_table(folder / "grad_cam.csv", ["id"], [[id] for id in test.ids[mistakes]])
-        _write_json(folder / "model.json", {**info, "layers": layers})
-    data = json.loads(DATA.read_text(encoding="utf-8"))
+        _write_json(
+            folder / "model.json", {**info.model_dump(), "sha256": sha256, "layers": layers}
+        )
     _write_text(CARD, model_card(info, metrics, data, settings.model_dump()))
+    score = Score(**{name: metrics["test"][name] for name in Score.model_fields})
+    write_judgement(
+        JUDGEMENT, Judgement(sha256=sha256, tta=settings.tta, top_k=settings.top_k, test=score)
+    )
     record_times(
         TIMING,
         "evaluate",
@@ -103,6 +116,7 @@ def main() -> None:
             "images_per_second": round(len(test) / forward, 1),
             "milliseconds_per_single_image": round(1000 * single, 3),
         },
+        MODEL,
     )
 
 
@@ -115,6 +129,11 @@ def _predict(model, images: ImageSet, batch_size: int, tta: str, what: str) -> n
             out[start : start + len(batch)] = batch
             start += len(batch)
             bar.update(len(batch))
+    if bad := int((~np.isfinite(out)).any(axis=1).sum()):
+        raise UserError(
+            f"{MODEL} gives no numbers (NaN) for {bad:,} of {len(out):,} {what}: its training "
+            "diverged; lower train.optimizer.learning_rate and train again"
+        )
     return out
 
 

@@ -66,7 +66,8 @@ def main() -> None:
     )
     with replace_file(PAGE) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    print(console_summary(results, read_times(TIMING), str(PAGE)))
+    times = read_times(TIMING, results.model.get("sha256"))
+    print(console_summary(results, times, str(PAGE)))
 
 
 def _charts(results) -> Iterator[tuple]:

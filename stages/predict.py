@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from errno import EISDIR
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -28,35 +28,44 @@ from stages.inputs.find import Input, find_inputs
 from stages.inputs.load import Batch, load
 from stages.progress import progress
 from stages.store.atomic import replace_file
-from stages.store.model import load_model, read_info
-from stages.store.names import printable as text
+from stages.store.model import Judgement, load_model, read_info, read_judgement
+from stages.store.names import cell, path_cell, printable
 
 MODEL = Path("models/model.keras")
+TOP_K = 3  # classes named for an image, unless the model was judged by others
+BATCH_PIXELS = 2**22  # decoded at a time: 83 images of 224x224, and at most BATCH_SIZE
+BATCH_SIZE = 128
 LISTED = 20  # unreadable images named on the terminal
 
 
 def main() -> int:
     options = _options()
     info = read_info(options.model)
-    classes = info["classes"]
-    inputs = find_inputs(_arguments(options.paths), classes)
+    inputs = find_inputs(_arguments(options.paths), info.classes)
     if not inputs:
-        raise UserError(f"no images in {' '.join(options.paths)}; name image files or folders")
+        names = printable(" ".join(options.paths))
+        raise UserError(f"no images in {names}; name image files or folders")
     if all(item.error for item in inputs):
-        raise UserError(f"{text(inputs[0].name)}: {inputs[0].error}")
+        raise UserError(f"{printable(inputs[0].name)}: {printable(inputs[0].error)}")
+    judgement = read_judgement(options.model)
+    tta = options.tta or (judgement.tta if judgement else "none")
+    top_k = min(options.top_k or (judgement.top_k if judgement else TOP_K), len(info.classes))
+    if not judgement and not options.tta:
+        _print_unjudged(options.model)
 
     predicted = np.full(len(inputs), -1, np.int32)
     errors: dict[int, str] = {}
-    batches = load(inputs, Recipe.of(info["preprocess"]), options.batch_size)
-    top_k = min(options.top_k, len(classes))
+    height, width, _ = info.shape
+    batch_size = options.batch_size or max(1, min(BATCH_SIZE, BATCH_PIXELS // (height * width)))
+    batches = load(inputs, Recipe.of(info.preprocess), batch_size)
     with (
         _output(options.output, top_k) as write,
         progress(len(inputs), "images", "classifying") as bar,
     ):
-        for batch, chances in _classify(options.model, batches):
+        for batch, chances in _classify(options.model, tta, batches):
             predicted[batch.positions] = chances.argmax(axis=1)
             errors |= batch.errors
-            ranked = _ranked(chances, classes, top_k)
+            ranked = _ranked(chances, info.classes, top_k)
             found = [
                 Found(inputs[at], best) for at, best in zip(batch.positions, ranked, strict=True)
             ]
@@ -64,7 +73,7 @@ def main() -> int:
             order = np.argsort([*batch.positions, *batch.errors])
             write([found[k] for k in order])
             bar.update(len(found))
-    _print_score(inputs, predicted, classes)
+    _print_score(inputs, predicted, info.classes)
     return _print_errors(inputs, errors)
 
 
@@ -97,10 +106,15 @@ def _options() -> argparse.Namespace:
         "--output", type=Path, metavar="FILE", help="write a .csv or .json file, not the terminal"
     )
     parser.add_argument(
-        "--top-k", type=count, default=3, help="classes named for an image (default: 3)"
+        "--top-k", type=count, help=f"classes named for an image (default: evaluate's, or {TOP_K})"
     )
     parser.add_argument(
-        "--batch-size", type=count, default=128, help="images at a time (default: 128)"
+        "--tta",
+        choices=get_args(Judgement.model_fields["tta"].annotation),
+        help="average over views of each image (default: as evaluate judged the model)",
+    )
+    parser.add_argument(
+        "--batch-size", type=count, help=f"images at a time (default: up to {BATCH_SIZE})"
     )
     options = parser.parse_args()
     if options.output and options.output.suffix not in (".csv", ".json"):
@@ -117,22 +131,31 @@ def _arguments(paths: list[str]) -> Iterator[str]:
             yield path
 
 
-def _classify(path: Path, batches: Iterator[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
+def _print_unjudged(model: Path) -> None:
+    beside = model.with_suffix(".json")
+    print(
+        f"{printable(str(beside))} does not tell how {printable(model.name)} was judged: each "
+        "image is looked at once (--tta none)",
+        file=sys.stderr,
+    )
+
+
+def _classify(path: Path, tta: str, batches: Iterator[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
     """Yield each batch with the probabilities float32 (n, classes) of its images."""
     import stages.quiet  # noqa: F401  TensorFlow takes seconds, hence after all else is checked
 
     model, _ = load_model(path)
-    from stages.inference.probabilities import probabilities
+    from stages.inference.probabilities import classifier
 
-    waiting: list[Batch] = []
-
-    def images() -> Iterator[np.ndarray]:
-        for batch in batches:
-            waiting.append(batch)
-            yield batch.images
-
-    for chances in probabilities(model, images()):
-        yield waiting.pop(0), chances
+    classify = classifier(model, tta)
+    for batch in batches:
+        chances = classify(batch.images)
+        if not np.isfinite(chances).all():
+            raise UserError(
+                f"{path} gives no numbers (NaN): its training diverged; lower "
+                "train.optimizer.learning_rate and train again"
+            )
+        yield batch, chances
 
 
 def _ranked(
@@ -167,7 +190,7 @@ def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Found]], N
         if path.suffix == ".csv":
             table = csv.DictWriter(file, columns, lineterminator="\n")
             table.writeheader()
-            yield lambda batch: table.writerows(_record(found, columns) for found in batch)
+            yield lambda batch: table.writerows(_cells(_record(found, columns)) for found in batch)
         else:
             lines = 0
 
@@ -183,7 +206,8 @@ def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Found]], N
 
 
 def _record(found: Found, columns: list[str]) -> dict:
-    fields = {"file": text(found.input.name), "actual": found.input.label, "error": found.error}
+    error = printable(found.error) if found.error else None
+    fields = {"file": printable(found.input.name), "actual": found.input.label, "error": error}
     for rank, (name, chance) in enumerate(found.ranked, 1):
         suffix = f"_{rank}" if rank > 1 else ""
         fields[f"predicted{suffix}"] = name
@@ -191,10 +215,16 @@ def _record(found: Found, columns: list[str]) -> dict:
     return {column: fields.get(column) for column in columns}
 
 
+def _cells(record: dict) -> dict:
+    """`record` as a spreadsheet may read it."""
+    safe = {name: cell(value) for name, value in record.items() if isinstance(value, str)}
+    return record | safe | {"file": path_cell(record["file"])}
+
+
 def _print(batch: list[Found]) -> None:
     lines = [
-        f"{text(found.input.name)}: "
-        + ", ".join(f"{name} {chance:.1%}" for name, chance in found.ranked)
+        f"{printable(found.input.name)}: "
+        + ", ".join(f"{printable(name)} {chance:.1%}" for name, chance in found.ranked)
         for found in batch
         if not found.error
     ]
@@ -213,7 +243,7 @@ def _print_score(inputs: list[Input], predicted: np.ndarray, classes: list[str])
 
     right = int((labels == predicted)[scored].sum())
     score = scores.accuracy(right, int(scored.sum()))
-    print(scores.report(labels[scored], predicted[scored], classes))
+    print(scores.report(labels[scored], predicted[scored], [printable(name) for name in classes]))
     print(
         f"accuracy {score['accuracy']:.2%} ({right:,} of {score['count']:,}, 95 % interval "
         f"{score['accuracy_low']:.2%} to {score['accuracy_high']:.2%})"
@@ -225,7 +255,9 @@ def _print_score(inputs: list[Input], predicted: np.ndarray, classes: list[str])
 def _print_errors(inputs: list[Input], errors: dict[int, str]) -> int:
     """Name what could not be read; the exit code."""
     for position, error in list(errors.items())[:LISTED]:
-        print(f"unreadable: {text(inputs[position].name)}: {error}", file=sys.stderr)
+        print(
+            f"unreadable: {printable(inputs[position].name)}: {printable(error)}", file=sys.stderr
+        )
     if len(errors) > LISTED:
         print(f"... and {len(errors) - LISTED:,} more; --output lists all", file=sys.stderr)
     if errors:

@@ -37,7 +37,7 @@ def main() -> None:
         replace_file(LOG / "metrics.json") as metrics,
     ):
         job.save(result, model, epochs, augmented, plots, metrics)
-    record_times(TIMES, "train", result.times)
+    record_times(TIMES, "train", result.times, MODELS / "model.keras")
     job.checkpoint.delete()
 
 

@@ -53,7 +53,7 @@ def write_colour_job(
     folder: Path, test: int = 90, val: int = 30, extra: int = 0, classes: list[str] | None = None
 ) -> None:
     """Everything that evaluate reads, as the stages before it write it, in `folder`."""
-    from stages.store.model import save_model
+    from stages.store.model import ModelInfo, save_model
 
     classes = classes or COLOUR_CLASSES
     processed, splits = folder / "data/processed", folder / "data/splits"
@@ -100,14 +100,14 @@ def write_colour_job(
             head = model.get_layer("head")
             head.set_weights([factor * np.eye(3), np.zeros(3)])
             model.save_weights(folder / f"models/epochs/epoch-{epoch:03d}.weights.h5")
-    info = {
-        "classes": classes,
-        "shape": [16, 16, 3],
-        "preprocess": PREPROCESS,
-        "parameters": model.count_params(),
-        "model": {"name": "colour"},
-        "train": {"best_epoch": 2},
-    }
+    info = ModelInfo(
+        classes=classes,
+        shape=(16, 16, 3),
+        preprocess=PREPROCESS,
+        parameters=model.count_params(),
+        model={"name": "colour"},
+        train={"best_epoch": 2},
+    )
     save_model(model, folder / "models/model.keras", info)
     np.save(folder / "models/augmented.npy", colour_images(np.zeros(20, int)))
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"))

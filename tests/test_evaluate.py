@@ -67,7 +67,8 @@ def test_the_extra_set_is_scored_after_each_saved_epoch(finished_job):
 
 def test_times_stay_out_of_the_results(finished_job):
     times = json.loads((finished_job / "reports/timing.json").read_text())["evaluate"]
-    assert set(times) == {"seconds", "images_per_second", "milliseconds_per_single_image"}
+    figures = {"seconds", "images_per_second", "milliseconds_per_single_image"}
+    assert set(times) == {"model", *figures}
 
 
 def test_the_same_inputs_give_the_same_bytes(finished_job, tmp_path, monkeypatch):
@@ -215,3 +216,166 @@ def test_class_names_cannot_break_the_model_card(finished_job):
     assert "<b>" not in card
     rows = [line for line in card.splitlines() if line.startswith("|")]
     assert all(line.replace("\\|", "").count("|") in (3, 6) for line in rows)
+
+
+def test_times_are_shown_for_the_model_they_were_taken_with(finished_job, tmp_path):
+    from stages.store.timing import read_times, record_times
+
+    path, one, other = tmp_path / "timing.json", tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"one")
+    other.write_bytes(b"other")
+    record_times(path, "train", {"seconds": 3.0}, one)
+    record_times(path, "evaluate", {"seconds": 1.0}, other)
+    sha256 = hashlib.sha256(b"one").hexdigest()
+    assert read_times(path, sha256) == {"train": {"seconds": 3.0}}
+    assert read_times(path, None) == {}
+    path.write_text('{"train": {"seconds": 9}, "evaluate": 3}')  # as an earlier version wrote it
+    assert read_times(path, sha256) == {}
+    assert read_times(finished_job / "reports/timing.json", _sha256(finished_job))["evaluate"]
+
+
+def _sha256(job):
+    return hashlib.sha256((job / "models/model.keras").read_bytes()).hexdigest()
+
+
+def test_what_the_model_was_judged_with_lies_beside_it(finished_job):
+    judgement = json.loads((finished_job / "models/model.json").read_text())
+    metrics = json.loads((finished_job / "reports/metrics.json").read_text(encoding="utf-8"))
+    score = {
+        name: metrics["test"][name]
+        for name in ("accuracy", "accuracy_low", "accuracy_high", "count")
+    }
+    assert judgement == {"sha256": _sha256(finished_job), "tta": "none", "top_k": 3, "test": score}
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_any_number_of_test_images_and_classes_can_be_judged_and_shown(
+    tmp_path, monkeypatch, count, classes
+):
+    """Down to one image, and with classes that no test image has."""
+    from stages import plot
+
+    write_colour_job(tmp_path, test=count, val=0)
+    if classes == 2:
+        _drop_third_class(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    evaluate.main()
+    plot.main()
+    metrics = json.loads((tmp_path / "reports/metrics.json").read_text(encoding="utf-8"))
+    assert metrics["test"]["count"] == len(read_rows(tmp_path / "reports/predictions.csv"))
+    assert (tmp_path / "reports/report.html").exists()
+
+
+def _drop_third_class(job):
+    """The job with two classes and one channel, its model with a sigmoid split in two."""
+    import keras
+
+    from stages.store.model import ModelInfo, save_model
+    from stages.store.processed import Dataset
+
+    classes = COLOUR_CLASSES[:2]
+    look = {"size": [16, 16], "color": "grayscale"}
+    Dataset(classes, (16, 16, 1), look).save(job / "data/processed")
+    for shard in (job / "data/processed").glob("images-*.npy"):
+        np.save(shard, np.load(shard)[..., :1])
+    for side in ("train", "val", "test", "extra"):
+        path = job / f"data/splits/{side}.csv"
+        rows = [row for row in read_rows(path) if row["label"] in classes]
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, ["id", "label"])
+            table.writeheader()
+            table.writerows(rows)
+    images = keras.Input((16, 16, 1), dtype="uint8")
+    means = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 99)(images))
+    logit = keras.layers.Dense(1)(means)
+    halves = [keras.layers.Rescaling(scale)(logit) for scale in (-0.5, 0.5)]
+    both = keras.layers.Softmax()(keras.layers.Concatenate()(halves))
+    info = ModelInfo(classes=classes, shape=(16, 16, 1), preprocess=look, train={"best_epoch": 2})
+    save_model(keras.Model(images, both), job / "models/model.keras", info)
+    np.save(job / "models/augmented.npy", np.zeros((20, 16, 16, 1), np.uint8))
+
+
+def test_a_model_that_diverged_is_one_line_and_earlier_results_stay(tmp_path, monkeypatch):
+    from stages.store.model import load_model, save_model
+
+    write_colour_job(tmp_path, test=6)
+    monkeypatch.chdir(tmp_path)
+    model, info = load_model("models/model.keras")
+    model.layers[-1].set_weights([np.full((3, 3), np.nan), np.zeros(3)])
+    save_model(model, tmp_path / "models/model.keras", info)
+    with pytest.raises(UserError, match=r"NaN\) for 6 of 6 test images: its training diverged"):
+        evaluate.main()
+    assert not (tmp_path / "reports/metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("data/processed/dataset.json", "preprocess"),
+        ("data/processed/index.csv", "preprocess"),
+        ("data/processed/images-00002.npy", "preprocess"),
+        ("data/splits/test.csv", "split"),
+        ("data/splits/extra.csv", "split"),
+        ("reports/data.json", "split"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "garbage"])
+def test_inputs_that_are_missing_or_damaged_are_one_line_that_names_file_and_stage(
+    tmp_path, monkeypatch, name, stage, damage
+):
+    write_colour_job(tmp_path, test=6)
+    monkeypatch.chdir(tmp_path)
+    _damage(tmp_path / name, damage)
+    with pytest.raises(UserError) as caught:
+        evaluate.main()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"dvc repro {stage}" in message
+    assert name in message or name.rpartition("/")[0] in message
+    assert not (tmp_path / "reports/metrics.json").exists()
+
+
+def _damage(path, how):
+    content = path.read_bytes()
+    path.unlink()
+    if how != "missing":
+        damaged = {"empty": b"", "cut": content[: len(content) // 2], "garbage": b"\xff\x00[1"}
+        path.write_bytes(damaged[how])
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("reports/metrics.json", "evaluate"),
+        ("reports/evaluation/probabilities.npy", "evaluate"),
+        ("reports/evaluation/grad_cam.csv", "evaluate"),
+        ("reports/evaluation/model.json", "evaluate"),
+        ("reports/curves/roc.csv", "evaluate"),
+        ("reports/train/metrics.json", "train"),
+        ("reports/train/plots/metrics/val/loss.tsv", "train"),
+        ("models/augmented.npy", "train"),
+        ("reports/data.json", "split"),
+        ("reports/data_issues.csv", "split"),
+        ("data/processed/rejects.csv", "preprocess"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "garbage"])
+def test_what_plot_reads_may_be_missing_or_damaged_too(
+    finished_job, tmp_path, monkeypatch, name, stage, damage
+):
+    from stages import plot
+
+    if name.endswith(".tsv") and damage in ("missing", "empty", "cut"):
+        pytest.skip("a curve more or less is none the less a set of curves")
+    folder = tmp_path / "job"
+    shutil.copytree(finished_job, folder)
+    monkeypatch.chdir(folder)
+    before = (folder / "reports/report.html").read_bytes()
+    _damage(folder / name, damage)
+    with pytest.raises(UserError) as caught:
+        plot.main()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"dvc repro {stage}" in message
+    assert (folder / "reports/report.html").read_bytes() == before

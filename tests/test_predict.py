@@ -20,7 +20,7 @@ from stages.errors import UserError
 from stages.images import Recipe
 from stages.inputs.find import Input, find_inputs
 from stages.inputs.load import load
-from stages.store.model import save_model
+from stages.store.model import ModelInfo, save_model
 from stages.store.processed import Pixels
 from stages.store.tables import read_table
 
@@ -50,7 +50,8 @@ def color_model(tmp_path_factory):
     model = keras.Sequential(layers)
     model.layers[-1].set_weights([np.eye(3)[::-1], np.zeros(3)])
     path = tmp_path_factory.mktemp("model") / "model.keras"
-    save_model(model, path, {"classes": CLASSES, "shape": [12, 10, 3], "preprocess": PREPROCESS})
+    info = ModelInfo(classes=CLASSES, shape=(12, 10, 3), preprocess=PREPROCESS)
+    save_model(model, path, info)
     return path
 
 

@@ -363,9 +363,9 @@ def test_the_model_takes_raw_pixels_and_tells_how_it_was_made(workspace):
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert (probabilities.argmax(axis=1) == labels).mean() > 0.9
-    assert info["classes"] == ["kind 0", "kind 1", "kind 2"]
-    assert info["shape"] == [18, 18, 1]
-    assert info["parameters"] == model.count_params()
+    assert info.classes == ["kind 0", "kind 1", "kind 2"]
+    assert info.shape == (18, 18, 1)
+    assert info.parameters == model.count_params()
     assert info == read_info("models/model.keras")
 
 
@@ -459,7 +459,7 @@ def test_debug_settings_overfit_one_batch_on_part_of_the_data(workspace):
     metrics = json.loads((folder / "reports/train/metrics.json").read_text())
     assert metrics["train"]["accuracy"] == 1
     assert metrics["train"]["loss"] < 0.05
-    assert read_info("models/model.keras")["train"]["images"] == 24
+    assert read_info("models/model.keras").train["images"] == 24
 
 
 @pytest.mark.parametrize(("batch_size", "epochs"), [(4, 1), (20, 3), (48, 1)])

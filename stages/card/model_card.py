@@ -5,14 +5,16 @@ from pathlib import Path
 
 import jinja2
 
+from stages.metrics import baseline
+from stages.store.model import ModelInfo
+
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 
 
-def model_card(info: dict, metrics: dict, data: dict, evaluate: dict) -> str:
+def model_card(info: ModelInfo, metrics: dict, data: dict, evaluate: dict) -> str:
     """Markdown text of the card.
 
-    `info` is what travels with the model (classes, shape, preprocess, model, train),
-    `metrics` the content of metrics.json, `data` of data.json, `evaluate` the settings the
+    `metrics` is the content of metrics.json, `data` of data.json, `evaluate` the settings the
     scores were made with.
     """
     environment = jinja2.Environment(
@@ -32,6 +34,7 @@ def model_card(info: dict, metrics: dict, data: dict, evaluate: dict) -> str:
         info=info,
         metrics=metrics,
         test=metrics["test"],
+        warning=baseline.warning(metrics["test"]),
         per_class=per_class,
         weakest=weakest_classes(per_class),
         rare=[name for name, scores in per_class.items() if scores["support"] < 30],

@@ -1,6 +1,6 @@
 """Class probabilities of images, in batches, optionally averaged over views of each image."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import keras
 import numpy as np
@@ -12,7 +12,12 @@ TINY = 1e-30  # log of a probability that was rounded to zero
 def probabilities(
     model: keras.Model, batches: Iterable[np.ndarray], tta: str = "none"
 ) -> Iterator[np.ndarray]:
-    """Yield float32 (n, classes) for each of `batches`, uint8 (n, height, width, channels).
+    """Yield float32 (n, classes) for each of `batches`, uint8 (n, height, width, channels)."""
+    yield from map(classifier(model, tta), batches)
+
+
+def classifier(model: keras.Model, tta: str = "none") -> Callable[[np.ndarray], np.ndarray]:
+    """A function from uint8 (n, height, width, channels) to float32 (n, classes), n >= 0.
 
     `tta`, test-time averaging: `none`; `flip`, each image and its mirror image; `flip_shift`,
     both of these centred (weight 1/2) and moved one pixel up-left and down-right (1/4 each),
@@ -30,8 +35,12 @@ def probabilities(
         ]
         return tf.nn.softmax(tf.add_n(logs))
 
-    for images in batches:
-        yield forward(images).numpy()
+    def classify(images: np.ndarray) -> np.ndarray:
+        if not len(images):  # convolutions do not take an empty batch
+            return np.empty((0, model.output_shape[-1]), np.float32)
+        return forward(images).numpy()
+
+    return classify
 
 
 def _views(images: tf.Tensor, tta: str) -> list[tuple[float, tf.Tensor]]:

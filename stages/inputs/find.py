@@ -2,10 +2,12 @@
 
 import glob
 import os
+import stat
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
+from urllib.request import url2pathname
 
 from stages.sources.layout import clean_label, is_hidden, is_image
 
@@ -40,12 +42,25 @@ def find_inputs(arguments: Iterable[str], classes: Collection[str]) -> list[Inpu
 
 def read_input(name: str) -> bytes:
     """The bytes of the image file `name`, a path or URL. Raises `OSError`."""
-    if "://" in name:
-        return _fetch(name)
-    if os.path.getsize(name) > MAX_BYTES:
-        raise OSError(f"larger than {MAX_BYTES // 2**20} MiB")
-    with open(name, "rb") as file:
-        return file.read()
+    if name.startswith("file://"):
+        name = url2pathname(name.removeprefix("file://"))
+    try:
+        return _fetch(name) if "://" in name else _read(name)
+    except OSError:
+        raise
+    except Exception as error:  # a name that is none, and each store's library has its own
+        raise OSError(str(error) or type(error).__name__) from None
+
+
+def _read(path: str) -> bytes:
+    # Without waiting for the writer of a pipe.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise OSError(f"larger than {MAX_BYTES // 2**20} MiB")
+        return file.read(MAX_BYTES)
 
 
 def _expand(argument: str, classes: frozenset[str]) -> Iterator[Input]:
@@ -53,9 +68,11 @@ def _expand(argument: str, classes: frozenset[str]) -> Iterator[Input]:
         yield Input(argument, _label(argument.split("/")[-2:-1], classes))
     elif os.path.isdir(argument):
         top = Path(argument).resolve().name
-        for folder, images in _walk(argument):
+        closed: list[OSError] = []
+        for folder, images in _walk(argument, closed.append):
             label = _label([top, *PurePath(os.path.relpath(folder, argument)).parts], classes)
             yield from (Input(path, label) for path in images)
+        yield from (Input(error.filename, error=error.strerror) for error in closed)
     elif os.path.exists(argument):
         yield Input(argument, _label([Path(argument).resolve().parent.name], classes))
     elif matches := sorted(glob.glob(argument, recursive=True)):
@@ -72,10 +89,13 @@ def _label(folders: Iterable[str], classes: frozenset[str]) -> str | None:
     return next((name for name in reversed(names) if name in classes), None)
 
 
-def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """Folders under `folder` and their image files, sorted; follows links, not in circles."""
+def _walk(folder: str, report: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+    """Folders under `folder` and their image files, sorted; follows links, not in circles.
+
+    `report` gets the error of a folder that cannot be listed.
+    """
     seen = {os.path.realpath(folder)}
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=report, followlinks=True):
         folders[:] = sorted(
             name
             for name in folders
@@ -93,11 +113,11 @@ def _fetch(url: str) -> bytes:
     if not url.startswith(("http://", "https://")):
         import fsspec
 
-        try:
-            with fsspec.open(url, "rb") as file:
-                return file.read(MAX_BYTES)
-        except Exception as error:  # each store's library has exceptions of its own
-            raise OSError(str(error) or type(error).__name__) from None
+        with fsspec.open(url, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise OSError(f"larger than {MAX_BYTES // 2**20} MiB")
+        return content
     import requests
 
     if not hasattr(_of_thread, "session"):

@@ -1,5 +1,6 @@
 """The result in a few lines."""
 
+from stages.metrics import baseline
 from stages.report.results import Results
 
 
@@ -25,6 +26,8 @@ def weakest_classes(results: Results, count: int = 3) -> list[tuple[str, dict]]:
 def console_summary(results: Results, times: dict[str, dict[str, float]], page: str) -> str:
     """What a person sees at the end of a run. `times` are sections of timing.json, if known."""
     lines = [headline(results.metrics["test"])]
+    if warning := baseline.warning(results.metrics["test"]):
+        lines.append(f"  {warning}")
     for name, scores in weakest_classes(results):
         row = results.confusion[results.classes.index(name)].copy()
         row[results.classes.index(name)] = 0

@@ -5,6 +5,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
+from stages.metrics import baseline
 from stages.report.headline import headline, percent, weakest_classes
 from stages.report.results import Results
 from stages.report.thumbnails import data_uri
@@ -45,6 +46,7 @@ def render_page(
         "page.html.j2"
     ).render(
         headline=headline(results.metrics["test"]),
+        warning=baseline.warning(results.metrics["test"]),
         metrics=results.metrics,
         test=results.metrics["test"],
         weakest=weakest_classes(results),

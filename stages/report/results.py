@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.errors import UserError
+from stages.store.handover import made_by
 from stages.store.image_set import ImageSet, load_image_set
 from stages.store.tables import read_table
 
 SIDES = ("train", "val", "test", "extra")
+CURVES = ("confusion", "per_class", "roc", "precision_recall", "reliability", "extra")
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,31 @@ def read_results(
     sets = {side: load_image_set(processed, splits / f"{side}.csv") for side in SIDES}
     test = sets["test"]
     classes = test.dataset.classes
-    probabilities = np.load(evaluation / "probabilities.npy")
+    with made_by("evaluate", evaluation):
+        probabilities = np.load(evaluation / "probabilities.npy")
+        maps = np.load(evaluation / "grad_cam.npy")
+        explained = read_table(evaluation / "grad_cam.csv", ["id"])["id"].to_pylist()
+        model = _read_json(evaluation / "model.json")
+    position = {id: at for at, id in enumerate(test.ids)}
+    if probabilities.shape != (len(test), len(classes)) or not position.keys() >= set(explained):
+        raise UserError(f"{evaluation} is about other images than {splits}; dvc repro evaluate")
     predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((len(classes), len(classes)), int)
     np.add.at(confusion, (test.labels, predicted), 1)
-    position = {id: at for at, id in enumerate(test.ids)}
-    explained = read_table(evaluation / "grad_cam.csv")["id"].to_pylist()
-    rejects = read_table(processed / "rejects.csv", ["file", "reason"]).to_pydict()
+    with made_by("preprocess", processed / "rejects.csv"):
+        rejects = read_table(processed / "rejects.csv", ["file", "reason"]).to_pydict()
+    with made_by("evaluate", metrics):
+        scores = _read_json(metrics)
+        missing = set(classes) - scores["test"]["per_class"].keys()
+    if missing:
+        raise UserError(f"{metrics} lacks {missing.pop()}; dvc repro evaluate")
+    with made_by("evaluate", curves):
+        tables = {name: _read_columns(curves / f"{name}.csv") for name in CURVES}
+    with made_by("train", train):
+        history = _read_history(train / "plots" / "metrics")
+        chosen_epoch = _read_json(train / "metrics.json").get("best_epoch")
+    with made_by("split", data):
+        facts = _read_json(data)
     return Results(
         classes=classes,
         train=sets["train"],
@@ -80,20 +101,20 @@ def read_results(
         predicted=predicted,
         probabilities=probabilities,
         confusion=confusion,
-        metrics=_read_json(metrics),
-        curves={path.stem: _read_columns(path) for path in sorted(curves.glob("*.csv"))},
-        history=_read_history(train / "plots" / "metrics"),
-        chosen_epoch=_read_json(train / "metrics.json").get("best_epoch"),
+        metrics=scores,
+        curves=tables,
+        history=history,
+        chosen_epoch=chosen_epoch,
         explained=np.array([position[id] for id in explained], int),
-        maps=np.load(evaluation / "grad_cam.npy"),
-        model=_read_json(evaluation / "model.json"),
-        data=_read_json(data),
+        maps=maps,
+        model=model,
+        data=facts,
         rejects=list(zip(*rejects.values(), strict=True)),
     )
 
 
 def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _read_columns(path: Path) -> dict[str, np.ndarray]:

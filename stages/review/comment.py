@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from stages.metrics import baseline
 from stages.review.chance import PairedTest
 from stages.review.changes import Change, ClassCount, Pairing, changes, flatten
 from stages.review.results import Results
@@ -157,6 +158,8 @@ def _warnings(review: Review) -> str:
             f"> [!NOTE]\n> {_name(review.base)} has commits that this branch lacks; the "
             "differences below undo them. Merge or rebase for a clean comparison."
         )
+    if warning := baseline.warning(review.head.metrics.get("test", {})):
+        lines.append(f"> [!WARNING]\n> {warning}")
     return "\n\n".join(lines)
 
 

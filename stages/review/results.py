@@ -9,12 +9,14 @@ import yaml
 
 from stages.errors import UserError
 from stages.store.tables import read_table
+from stages.store.timing import read_times
 
 METRICS = "reports/metrics.json"
 PREDICTIONS = "reports/predictions.csv"
 DATA = "reports/data.json"
 EPOCHS = "reports/train/plots"
 TIMING = "reports/timing.json"
+JUDGEMENT = "models/model.json"  # names the model that the results are of
 PARAMETERS = "params.yaml"
 # Text results that live in git, and results that live in the DVC cache.
 IN_GIT = [METRICS, PREDICTIONS, DATA, EPOCHS, PARAMETERS]
@@ -25,7 +27,8 @@ SPLITS, PLOTS = "data/splits", "reports/plots"
 class Results:
     """One side of a review; what its folder lacks is None or empty.
 
-    `metrics`, `parameters`, `data`, `timing`: nested dicts as in their files.
+    `metrics`, `parameters`, `data`: nested dicts as in their files; `timing` too, if it is of
+    this side's model.
     `predictions`: columns id, actual, predicted, confidence, path, one row a test image.
     `members`: columns id, label of every image of data/splits, or None.
     `epochs`: e.g. "val/loss" -> (epoch, value) of each row.
@@ -57,7 +60,7 @@ def read_results(folder: Path, name: str) -> Results:
             metrics=_read_json(folder / METRICS),
             parameters=_read_yaml(folder / PARAMETERS),
             data=_read_json(folder / DATA),
-            timing=_read_json(folder / TIMING),
+            timing=read_times(folder / TIMING, _read_json(folder / JUDGEMENT).get("sha256")),
             predictions=_read_predictions(folder / PREDICTIONS),
             members=_read_members(folder / SPLITS),
             epochs=_read_epochs(folder / EPOCHS),

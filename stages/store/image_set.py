@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from stages.store.processed import Dataset, Pixels
+from stages.errors import UserError
+from stages.store.handover import made_by
+from stages.store.processed import HEADER_BYTES, Dataset, Pixels
 from stages.store.tables import read_table
 
 
@@ -37,20 +40,38 @@ class ImageSet:
 
 
 def load_image_set(processed: str | Path, split: str | Path) -> ImageSet:
-    """The images that the CSV file `split` (id, label) names, from the folder `processed`."""
-    import pyarrow.compute
+    """The images that the CSV file `split` (id, label) names, from the folder `processed`.
 
-    dataset, pixels = Dataset.load(processed), Pixels(processed)
-    wanted = read_table(split)
-    index = read_table(Path(processed) / "index.csv", ["id", "path", "shard", "row"])
-    at = pyarrow.compute.index_in(wanted["id"], index["id"]).to_numpy()
+    Raises `UserError` if a file is missing or damaged, or `split` is about other images.
+    """
+    import pyarrow.compute as pc
+
+    with made_by("preprocess", processed):
+        dataset, pixels = Dataset.load(processed), Pixels(processed)
+        _check_shards(pixels)
+    with made_by("preprocess", Path(processed) / "index.csv"):
+        index = read_table(Path(processed) / "index.csv", ["id", "path", "shard", "row"])
+    with made_by("split", split):
+        wanted = read_table(split, ["id", "label"])
+    at = pc.index_in(wanted["id"], index["id"])
+    labels = pc.index_in(wanted["label"], pa.array(dataset.classes, pa.string()))
+    if at.null_count or labels.null_count:
+        raise UserError(f"{split} names images or classes that {processed} lacks; dvc repro split")
     found = index.take(at)
-    number = {name: label for label, name in enumerate(dataset.classes)}
+    with made_by("preprocess", processed):
+        rows = pixels.rows(found["shard"].to_pylist(), found["row"].to_numpy())
     return ImageSet(
         ids=wanted["id"].to_numpy(),
         paths=found["path"].to_numpy(),
-        labels=np.array([number[name] for name in wanted["label"].to_pylist()], np.int32),
-        rows=pixels.rows(found["shard"].to_pylist(), found["row"].to_numpy()),
+        labels=labels.to_numpy().astype(np.int32),
+        rows=rows,
         pixels=pixels,
         dataset=dataset,
     )
+
+
+def _check_shards(pixels: Pixels) -> None:
+    """Raise ValueError if a shard is not as long as its header says."""
+    for path, rows in zip(pixels.paths, np.diff(pixels.starts), strict=True):
+        if path.stat().st_size != HEADER_BYTES + int(rows) * int(np.prod(pixels.shape)):
+            raise ValueError(f"{path.name} is cut short")

@@ -1,22 +1,110 @@
 """The trained model: one .keras file that Keras opens as it is, with what a user of it must know.
 
-Inside the archive, beside Keras' own members, `pipeline.json` holds the class names, the image
-shape, the preprocess settings and how the model came about.
+Inside the archive, beside Keras' own members, `pipeline.json` holds a `ModelInfo`. Beside the
+file, `model.json` holds the `Judgement`: what it was judged with, and how well it did.
+
+A model may come from anywhere, so nothing in it is trusted: what it says of itself is checked
+before it is believed, its layers must be Keras' own, and its weights must fit its layers before
+memory is given to either.
 """
 
+import hashlib
+import io
 import json
+import math
+import os
 import re
 import zipfile
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stages.errors import UserError
+from stages.parameters.preprocess import Preprocess
 from stages.store.atomic import replace_file
 
 INFO = "pipeline.json"
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
 
+# Layers and their options; those of the largest nets of keras.applications take half a MiB.
+TEXT_BYTES = 16 * 2**20
+# What HDF5 may add to the numbers it holds: in all, and for each variable.
+H5_BYTES, H5_BYTES_EACH = 2**20, 2**14
+# Numbers that one layer may give for one image: 512 MiB of float32.
+ACTIVATION = 2**27
 
-def save_model(model, path: str | Path, info: dict) -> None:
+# Layers that run code of the file, or read other files: no classifier of pixels needs them.
+UNSAFE = {
+    *("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"),
+    *("StringLookup", "IntegerLookup", "TextVectorization", "__typespec__"),
+}
+
+
+class ModelInfo(BaseModel):
+    """What travels with the model.
+
+    `classes` in the order of its outputs; `shape` (height, width, channels) of the uint8 images
+    it takes; `preprocess`, the settings that make such images of files; `parameters`, their
+    number; `model` and `train`, the settings and figures it came about with.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    classes: Annotated[list[str], Field(min_length=1)]
+    shape: tuple[int, int, int]
+    preprocess: dict[str, Any]
+    parameters: int = Field(0, ge=0)
+    model: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes):
+        if len(set(classes)) < len(classes):
+            raise ValueError("a class is named twice")
+        return classes
+
+    @field_validator("preprocess")
+    @classmethod
+    def _as_in_params(cls, preprocess):
+        settings = {key: value for key, value in preprocess.items() if key != "decoder"}
+        checked = Preprocess.model_validate(settings).model_dump(exclude={"max_rejects", "workers"})
+        return checked | {key: preprocess[key] for key in preprocess if key == "decoder"}
+
+    @model_validator(mode="after")
+    def _one_shape(self):
+        size, channels = self.preprocess["size"], {"rgb": 3, "grayscale": 1}
+        expected = (*size, channels[self.preprocess["color"]])
+        if self.shape != expected:
+            raise ValueError(f"shape {self.shape} is not that of preprocess, {expected}")
+        return self
+
+
+class Score(BaseModel):
+    """Accuracy on the test images, its 95 % interval, and their number."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    count: int
+
+
+class Judgement(BaseModel):
+    """With which settings evaluate judged the model whose file has this `sha256`, and the score."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    sha256: str
+    tta: Literal["none", "flip", "flip_shift"]
+    top_k: int = Field(ge=1)
+    test: Score
+
+
+def save_model(model, path: str | Path, info: ModelInfo) -> None:
     """Write `model` and `info` to `path`; the same model gives the same bytes."""
     path = Path(path)
     with replace_file(path) as temporary:
@@ -26,41 +114,198 @@ def save_model(model, path: str | Path, info: dict) -> None:
             with zipfile.ZipFile(saved) as source, zipfile.ZipFile(temporary, "w") as target:
                 for name in sorted(source.namelist()):
                     _add(target, name, _repeatable(name, source.read(name)))
-                text = json.dumps(info, indent=2, ensure_ascii=False)
+                text = json.dumps(info.model_dump(), indent=2, ensure_ascii=False)
                 _add(target, INFO, text.encode())
         finally:
             saved.unlink(missing_ok=True)
 
 
-def load_model(path: str | Path):
-    """The Keras model in `path` and its info: uint8 (n, h, w, c) in, probabilities out."""
+def load_model(path: str | Path) -> tuple[Any, ModelInfo]:
+    """The Keras model in `path` and its info: uint8 (n, h, w, c) in, probabilities out.
+
+    Raises `UserError` for a file that is no sound model of this pipeline. Takes no more memory
+    than a few times the size of the file, whatever it claims, and runs none of its code.
+    """
+    info = read_info(path)
     import keras
 
-    info = read_info(path)
-
-    return keras.models.load_model(path, compile=False), info
-
-
-def read_info(path: str | Path) -> dict:
-    """What `save_model` was told of the model, without importing TensorFlow."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read(INFO))
-    except FileNotFoundError:
-        raise UserError(f"there is no model {path}; train one with dvc repro") from None
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError):
-        raise UserError(
-            f"{path} is not a model of this pipeline (no {INFO} inside); train one with dvc repro"
-        ) from None
+            config = archive.read(CONFIG)
+            for part in _parts(json.loads(config)):
+                _check_part(part)
+            try:
+                # Variables without values: their shapes are known before they take memory.
+                with keras.StatelessScope(initialize_variables=False):
+                    draft = keras.saving.deserialize_keras_object(json.loads(config))
+                _check_net(draft, info)
+                _check_weights(draft, archive.read(WEIGHTS))
+            finally:
+                keras.utils.clear_session(free_memory=False)  # or they would get values later
+        return keras.models.load_model(path, compile=False, safe_mode=True), info
+    except Exception as error:  # Keras and HDF5 raise nearly anything on a file that is not sound
+        raise _refused(path, error) from None
+
+
+def read_info(path: str | Path) -> ModelInfo:
+    """What `save_model` was told of the model, without importing TensorFlow."""
+    if not os.path.exists(path):
+        raise UserError(f"there is no model {path}; train one with dvc repro")
+    if not os.path.isfile(path):
+        raise UserError(f"{path} is not a file; name a model, e.g. models/model.keras")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_members(archive, os.path.getsize(path))
+            text = archive.read(INFO)
+        return ModelInfo.model_validate_json(text)
+    except PermissionError:
+        raise
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([INFO, *map(str, first["loc"])])
+        raise _refused(path, f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
+    except KeyError:
+        raise _refused(path, f"no {INFO} inside") from None
+    # NotImplementedError and RuntimeError: a compression or an encryption that Python lacks.
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError) as error:
+        raise _refused(path, error) from None
+
+
+def write_judgement(path: Path, judgement: Judgement) -> None:
+    with replace_file(path) as temporary:
+        text = json.dumps(judgement.model_dump(), indent=2)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_judgement(model: Path) -> Judgement | None:
+    """That of the file `model`, from the .json file beside it; None if there is none of it."""
+    try:
+        judgement = Judgement.model_validate_json(model.with_suffix(".json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return judgement if judgement.sha256 == file_sha256(model) else None
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of the file `path`."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refused(path: str | Path, reason: object) -> UserError:
+    """The error that `path` is no model, with the first line of the `reason`, shortened."""
+    said = str(reason).strip() or type(reason).__name__
+    said = said.splitlines()[0].strip()
+    said = said if len(said) <= 200 else said[:200] + " ..."
+    return UserError(
+        f"{path} is not a model of this pipeline, or is damaged ({said}); train one with dvc repro"
+    )
+
+
+def _check_members(archive: zipfile.ZipFile, size: int) -> None:
+    """Raise ValueError unless the members are those of `save_model` and no larger than they lie.
+
+    They are stored, not compressed, so that reading one takes what it takes on the disk.
+    """
+    infos = archive.infolist()
+    for info in infos:
+        if info.filename not in (INFO, CONFIG, METADATA, WEIGHTS):
+            raise ValueError(f"unknown member {info.filename!r}")
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+            raise ValueError(f"{info.filename} is compressed")
+        if info.filename != WEIGHTS and info.file_size > TEXT_BYTES:
+            raise ValueError(f"{info.filename} takes {info.file_size:,} bytes")
+    if len({info.filename for info in infos}) < len(infos):
+        raise ValueError("a member is there twice")
+    if sum(info.file_size for info in infos) > size:
+        raise ValueError("its members overlap")
+
+
+def _parts(config: Any):
+    """Every object that is described somewhere in `config`, JSON; not by recursion."""
+    waiting = [config]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if "class_name" in value or "module" in value:
+                yield value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _check_part(part: dict) -> None:
+    """Raise ValueError if `part` of the configuration is code of others, or unsafe."""
+    name, module = part.get("class_name"), part.get("module") or "keras"
+    registered = part.get("registered_name")
+    if str(module).split(".")[0] not in ("keras", "builtins") or ">" in str(registered or ""):
+        raise ValueError(f"custom code: {module}.{name}")
+    if name in UNSAFE:
+        raise ValueError(f"a layer that may run code or read files: {name}")
+
+
+def _check_net(net, info: ModelInfo) -> None:
+    """Raise ValueError unless `net` turns images as `info` says into one number a class."""
+    takes, gives = (None, *info.shape), (None, len(info.classes))
+    if net.input_shape != takes or net.output_shape != gives:
+        raise ValueError(
+            f"it turns {net.input_shape} into {net.output_shape}, not {takes} into {gives}"
+        )
+    for layer in net._flatten_layers():
+        for shape in _output_shapes(layer):
+            count = math.prod(side for side in shape[1:] if side)
+            if count > ACTIVATION or (shape and shape[0] not in (None, 1)):
+                raise ValueError(f"layer {layer.name} gives {count:,} numbers an image")
+
+
+def _output_shapes(layer) -> list[tuple]:
+    """Shapes of what `layer` gives, with the batch; none where it is called more than once."""
+    import keras
+
+    try:
+        return [tuple(output.shape) for output in keras.tree.flatten(layer.output)]
+    except (AttributeError, ValueError):
+        return []
+
+
+def _check_weights(net, content: bytes) -> None:
+    """Raise ValueError unless the HDF5 file `content` holds the weights of `net` and no more."""
+    import h5py
+
+    variables = len(net.variables)
+    parameters = sum(math.prod(variable.shape) for variable in net.variables)
+    if not parameters <= len(content) <= 8 * parameters + H5_BYTES + H5_BYTES_EACH * variables:
+        raise ValueError(f"{len(content):,} bytes of weights for {parameters:,} parameters")
+
+    stored = 0
+
+    def elsewhere(name, link):
+        return None if isinstance(link, h5py.HardLink) else f"{name} leads elsewhere"
+
+    def unsound(name, item):
+        nonlocal stored
+        if isinstance(item, h5py.Dataset):
+            plain = item.chunks is None and not item.is_virtual and not item.external
+            if not plain or item.dtype.kind not in "biuf":
+                return f"{name} is no plain array"
+            stored += item.size * item.dtype.itemsize
+            if stored > len(content):
+                return f"{name} claims more than the file holds"
+        return None
+
+    with h5py.File(io.BytesIO(content), "r") as file:
+        # The first answer that is not None ends the visit.
+        if wrong := file.visititems_links(elsewhere) or file.visititems(unsound):
+            raise ValueError(f"{WEIGHTS}: {wrong}")
 
 
 def _repeatable(name: str, content: bytes) -> bytes:
     """`content` of Keras' member `name` without what differs from one saving to the next."""
-    if name == "metadata.json":
+    if name == METADATA:
         metadata = json.loads(content)
         metadata.pop("date_saved", None)
         return json.dumps(metadata, sort_keys=True).encode()
-    if name == "config.json":  # shared objects are named by their addresses in memory
+    if name == CONFIG:  # shared objects are named by their addresses in memory
         numbers: dict[bytes, int] = {}
         return re.sub(
             rb'(?<="shared_object_id": )\d+',

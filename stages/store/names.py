@@ -1,4 +1,4 @@
-"""Names of files, as they are shown."""
+"""Names that others chose, made safe for people's eyes and programs."""
 
 import re
 
@@ -9,6 +9,9 @@ UNSHOWABLE = re.compile(
     "[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
+_FORMULA = tuple("=+-@\t\r")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
 
 def printable(name: str) -> str:
     r"""A file name as one line of text that is safe to show and that UTF-8 can hold.
@@ -17,6 +20,21 @@ def printable(name: str) -> str:
     cannot be shown \uNNNN. What comes out stays as it is when this is done once more.
     """
     return UNSHOWABLE.sub(_escape, name) if not name.isprintable() else name
+
+
+def cell(text: str, mark: str = "'") -> str:
+    """`printable(text)` for a CSV file: after `mark` if a spreadsheet would take it for a formula.
+
+    Numbers stay as they are.
+    """
+    text = printable(text)
+    formula = text.startswith(_FORMULA) and not _NUMBER.fullmatch(text)
+    return mark + text if formula else text
+
+
+def path_cell(path: str) -> str:
+    """`path` as `cell` writes it; ./=x is the same file as =x, and no formula."""
+    return cell(path, "./")
 
 
 def _escape(match: re.Match) -> str:

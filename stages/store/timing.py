@@ -4,18 +4,36 @@ import json
 from pathlib import Path
 
 from stages.store.atomic import replace_file
+from stages.store.model import file_sha256
 
 
-def record_times(path: str | Path, section: str, times: dict[str, float]) -> None:
-    """Set `section` of the JSON file `path` to `times` (figures by name), keep the others."""
-    sections = read_times(path) | {section: times}
+def record_times(path: str | Path, section: str, times: dict, model: str | Path) -> None:
+    """Set `section` of the JSON file `path` to `times` (figures by name), keep the others.
+
+    The section says which `model` file it is about: the file `path` belongs to no revision, so
+    another model may be checked out beside it.
+    """
+    times = {"model": file_sha256(model), **times}
     with replace_file(path) as temporary:
-        temporary.write_text(json.dumps(sections, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(_read(path) | {section: times}, indent=2)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_times(path: str | Path) -> dict[str, dict[str, float]]:
-    """All sections of `path`; none if the file is missing or was cut short."""
+def read_times(path: str | Path, sha256: str | None) -> dict[str, dict]:
+    """The sections of `path` about the model whose file has this `sha256`.
+
+    None if the file is missing or was cut short.
+    """
+    return {
+        section: {name: value for name, value in times.items() if name != "model"}
+        for section, times in _read(path).items()
+        if isinstance(times, dict) and sha256 and times.get("model") == sha256
+    }
+
+
+def _read(path: str | Path) -> dict:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        sections = json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
+    return sections if isinstance(sections, dict) else {}

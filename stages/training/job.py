@@ -10,7 +10,7 @@ import tensorflow as tf
 from stages.architectures import adapt_model, build_model
 from stages.augmentation import Augmentation
 from stages.errors import UserError
-from stages.store.model import save_model
+from stages.store.model import ModelInfo, save_model
 from stages.store.tables import write_table
 from stages.training import environment
 from stages.training.batches import TrainingImages, epoch_order
@@ -106,23 +106,23 @@ class Job:
         shutil.copytree(self.checkpoint.log / "plots", plots, dirs_exist_ok=True)
         shutil.copyfile(self.checkpoint.log / "metrics.json", metrics)
 
-    def _info(self, result: Result) -> dict:
+    def _info(self, result: Result) -> ModelInfo:
         """What travels with the model."""
         settings, dataset = self.parameters.train, self.train_set.dataset
-        return {
-            "classes": dataset.classes,
-            "shape": list(dataset.shape),
-            "preprocess": dataset.preprocess,
-            "parameters": self.deployable.parameters,
-            "model": self.parameters.model.model_dump(),
-            "train": {
+        return ModelInfo(
+            classes=dataset.classes,
+            shape=dataset.shape,
+            preprocess=dataset.preprocess,
+            parameters=self.deployable.parameters,
+            model=self.parameters.model.model_dump(),
+            train={
                 "images": len(self.images),
                 "epochs": len(result.rows),
                 "best_epoch": result.best,
                 "precision": self.precision,
                 "seed": settings.seed,
             },
-        }
+        )
 
     def _check_memory(self) -> None:
         """Refuse a step that cannot fit, before the system ends the program for it.
