@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.measure import ROOT, report, run_stage, write_parameters
+from stages.splits.issues import COLUMNS as ISSUE_COLUMNS
 from stages.store.processed import INDEX, Dataset
 from stages.store.tables import write_table
 
@@ -132,6 +133,7 @@ def write_job(folder: Path, count: int, classes: int) -> None:
         write_table(splits / f"{side}.csv", ["id", "label"], part)
     (folder / "reports/train/metrics.json").write_text("{}")
     (folder / "reports/data.json").write_text("{}")
+    write_table(folder / "reports/data_issues.csv", ISSUE_COLUMNS, [])
     np.save(folder / "models/augmented.npy", np.zeros((20, *SHAPE), np.uint8))
     write_parameters(folder)
 

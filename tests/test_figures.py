@@ -187,8 +187,11 @@ def test_the_console_ends_with_headline_weakest_classes_and_the_page(
         plot.DATA,
         plot.CURVES,
         plot.EVALUATION,
+        plot.ISSUES,
     )
-    lines = console_summary(results, read_times(plot.TIMING), str(plot.PAGE)).splitlines()
+    lines = console_summary(
+        results, read_times(plot.TIMING, results.model["sha256"]), str(plot.PAGE)
+    ).splitlines()
     test = json.loads(plot.METRICS.read_text(encoding="utf-8"))["test"]
     assert lines[0].startswith(f"{100 * test['accuracy']:.1f} % of 90 test images right")
     weakest = sorted(test["per_class"], key=lambda name: test["per_class"][name]["f1"])

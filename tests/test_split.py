@@ -8,10 +8,20 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from stages import split
 from stages.errors import UserError
+from stages.images.fingerprints import perceptual_hashes
+from stages.splits import EXTRA, LEFT_OUT, TEST, TRAIN, VAL
+from stages.splits.assign import stratified
+from stages.splits.leaks import leaking
+from stages.splits.near_duplicates import join
+from stages.splits.plan import plan_sides
 from stages.store.processed import INDEX, Dataset
 from stages.store.tables import write_table
 
@@ -55,14 +65,16 @@ class Project:
     def __init__(self, folder):
         self.folder = folder
 
-    def split(self, rows, rejects=(), **settings):
-        """Run the stage; returns {side: set of paths}."""
+    def split(self, rows, rejects=(), pixels=None, **settings):
+        """Run the stage; returns {side: set of paths}. `pixels` uint8 (n, 24, 32, 3) if asked."""
         processed = self.folder / "data/processed"
         processed.mkdir(parents=True, exist_ok=True)
         classes = sorted({row["label"] for row in rows})
         Dataset(classes, (24, 32, 3), {}).save(processed)
         write_table(processed / "index.csv", INDEX, [[r.get(c, 0) for c in INDEX] for r in rows])
         write_table(processed / "rejects.csv", ("file", "reason"), rejects)
+        if pixels is not None:
+            np.save(processed / "images-00000.npy", pixels)
         text = json.dumps({"split": {"val": 0.1, "test": 0.2} | settings})
         (self.folder / "params.yaml").write_text(text, encoding="utf-8")
         split.main()
@@ -331,3 +343,236 @@ def test_the_stage_starts_without_tensorflow_or_scikit_learn():
 def test_a_bad_pattern_is_a_mistake_in_params_yaml(project):
     with pytest.raises(UserError, match=r"split\.group_by: '\(' is not a regular expression"):
         project.split(images(20), group_by="(")
+
+
+# Near-duplicates
+
+
+def shades(count, seed=0):
+    """Rows and pixels, uint8 (n, 24, 32, 3), of `count` pictures of two classes, and of a copy
+    of each that was saved again."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (count, 6, 8, 3), np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    noisy = np.clip(coarse + rng.integers(-2, 3, coarse.shape), 0, 255).astype(np.uint8)
+    pixels = np.concatenate([coarse, noisy])
+    rows = []
+    for row, name in enumerate(perceptual_hashes(pixels)):
+        label = ("cat", "dog")[row % 2]
+        path = f"{label}/{row % count:04d}{'-again' if row >= count else ''}.png"
+        rows.append(image(label, row + 1, row=row, perceptual=name, path=path))
+    return rows, pixels
+
+
+def test_the_stage_ends_with_one_line_of_what_came_in_and_went_out(project, capsys):
+    rows, pixels = shades(100)
+    sides = project.split(rows, pixels=pixels)
+    counts = {name: len(paths) for name, paths in sides.items()}
+    near = project.data()["duplicates"]["near_across_sides"]
+    assert near > 20
+    assert capsys.readouterr().out == (
+        f"200 images: train {counts['train']}, val {counts['val']}, test {counts['test']}; "
+        f"0 left out; 0 with conflicting labels; {near} near-duplicates on another side "
+        "(see reports/data_issues.csv)\n"
+    )
+
+
+@pytest.mark.parametrize("method", ["stratified", "hash"])
+def test_together_no_near_duplicates_are_on_two_sides(project, method):
+    rows, pixels = shades(100)
+    sides = project.split(rows, pixels=pixels, method=method, near_duplicates="together")
+    seen = [{path.replace("-again", "") for path in paths} for paths in sides.values()]
+    assert sum(map(len, seen)) == 100
+    found = project.data()["duplicates"]
+    assert found["near_across_sides"] == 0
+    if method == "stratified":
+        assert found["left_out"] == 0
+        assert sizes(sides) == {"train": 140, "val": 20, "test": 40, "extra": 0}
+    else:
+        assert found["left_out"] == 200 - sum(map(len, sides.values())) > 0
+
+
+def test_together_changes_nothing_where_no_image_is_near_another(project):
+    rows, pixels = shades(100)
+    rows, pixels = rows[:100], pixels[:100]
+    apart = project.split(rows, pixels=pixels)
+    assert project.split(rows, pixels=pixels, near_duplicates="together") == apart
+
+
+def test_together_with_hash_growth_moves_no_image_to_another_side(project):
+    rows, pixels = shades(100)
+    settings = {"method": "hash", "near_duplicates": "together"}
+    before = project.split(rows[:100], pixels=pixels, **settings)
+    after = project.split(rows, pixels=pixels, **settings)
+    for side, paths in before.items():
+        others = set().union(*(after[other] for other in after if other != side))
+        assert not paths & others
+
+
+def test_together_the_copy_of_a_declared_test_image_is_left_out_and_named(project):
+    rows, pixels = shades(40)
+    rows = [row | {"split": "test" if "again" in row["path"] else "train"} for row in rows]
+    rows += images(20, split="train", start=5_000, row=0)
+    sides = project.split(rows, pixels=pixels, near_duplicates="together")
+    assert len(sides["test"]) == 40
+    lines = project.table("reports/data_issues.csv")
+    assert {(line["issue"], line["other_path"].replace("-again", "")) for line in lines} == {
+        ("left out", row["path"]) for row in rows[:40]
+    }
+
+
+def test_together_groups_that_share_a_picture_stay_together(project):
+    rows, pixels = shades(60)
+    for n, row in enumerate(rows):
+        row["group"] = f"p{n // 2}"  # pairs of neighbours: 0 and 1 of one, 0 and 1 again another
+    sides = project.split(rows, pixels=pixels, near_duplicates="together")
+    number = {row["path"]: n % 60 // 2 for n, row in enumerate(rows)}
+    seen = [{number[path] for path in paths} for paths in sides.values()]
+    assert sum(map(len, seen)) == 30
+    assert sum(map(len, sides.values())) == 120
+
+
+@pytest.mark.parametrize("name", ["index.csv", "dataset.json", "rejects.csv"])
+@pytest.mark.parametrize("content", [None, b"", b"\xff\x00"])
+def test_a_missing_or_damaged_input_is_one_line(project, name, content):
+    project.split(images(20))
+    path = project.folder / "data/processed" / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="dvc repro preprocess"):
+        split.main()
+    assert len(project.table("data/splits/train.csv")) == 28
+
+
+@pytest.mark.parametrize("path", ["=cmd|' /C calc'!A0", "\x1b[31mred.png", "a\u202eb.png"])
+def test_paths_in_the_list_of_issues_are_safe_to_open(project, path):
+    rows = images(20)
+    rows[-1] |= {"pixels": rows[0]["pixels"], "path": path}
+    project.split(rows)
+    text = (project.folder / "reports/data_issues.csv").read_text(encoding="utf-8")
+    assert not set("\x1b\u202e") & set(text)
+    (line,) = project.table("reports/data_issues.csv")
+    assert line["path"][0] not in "=+-@"
+
+
+# Laws
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    counts=st.lists(st.integers(3, 60), min_size=1, max_size=5),
+    test=st.sampled_from([0.1, 0.2, 0.33, 0.5]),
+    val=st.sampled_from([0.0, 0.1, 0.25]),
+    seed=st.integers(0, 2**32),
+)
+def test_stratified_shares_are_exact_and_every_class_is_on_every_side(counts, test, val, seed):
+    strata = np.repeat(np.arange(len(counts)), counts)
+    places = np.random.default_rng(seed).random(len(strata))
+    shares = {TEST: test, VAL: val}
+    sides = stratified(places, strata, np.ones(len(strata), int), shares)
+    for k, count in enumerate(counts):
+        found = {side: int((sides[strata == k] == side).sum()) for side in (TRAIN, VAL, TEST)}
+        assert found[TRAIN] >= 1
+        for side, share in shares.items():
+            if share:
+                room = count - (2 if val else 1)
+                assert found[side] == min(max(1, int(count * share + 0.5)), room) or (
+                    found[TRAIN] == 1
+                )
+            else:
+                assert found[side] == 0
+
+
+@st.composite
+def pools(draw):
+    """Images as a table, and the number that near-duplicates share: twins, groups, relatives."""
+    count = draw(st.integers(12, 60))
+    few = st.integers(0, count // 3)
+    columns = {name: [] for name in ("path", "label", "split", "group", "sha256", "pixels")}
+    near = []
+    for n in range(count):
+        twin = draw(st.one_of(st.just(n), few))
+        group = draw(st.one_of(st.just(""), st.sampled_from("abcdef")))
+        columns["path"].append(f"{n:03}.png")
+        columns["label"].append("cat" if n % 2 else "dog")
+        columns["split"].append(draw(st.sampled_from(["", "", "", "train", "test", "val"])))
+        columns["group"].append(group)
+        columns["sha256"].append(f"{n * 7919 % 104729:064x}")
+        columns["pixels"].append(f"{twin:032x}")
+        near.append(draw(st.one_of(st.just(n), few)))
+    table = pa.table({name: pa.chunked_array([pa.array(v)]) for name, v in columns.items()})
+    return table, np.array(near)
+
+
+def plan(table, near, method, together, seed=0):
+    try:
+        return plan_sides(
+            table,
+            ["cat", "dog"],
+            method=method,
+            seed=seed,
+            val=0.1,
+            test=0.2,
+            relatives=near if together else None,
+        )
+    except UserError:
+        assume(False)  # a class without an image on a side
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(pool=pools(), method=st.sampled_from(["stratified", "hash"]), together=st.booleans())
+def test_relatives_are_never_learned_from_and_judged_by(pool, method, together):
+    table, near = pool
+    sides = plan(table, near, method, together).sides
+    kinds = [table["pixels"].to_pylist(), table["group"].to_pylist()]
+    kinds += [near.tolist()] if together else []
+    for names in kinds:
+        homes = {}
+        for name, side in zip(names, sides.tolist(), strict=True):
+            if name != "" and side != LEFT_OUT:
+                homes.setdefault(name, set()).add(side)
+        assert all(len(where) == 1 for where in homes.values())
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(pool=pools(), together=st.booleans(), seed=st.integers(0, 9))
+def test_by_hash_no_image_goes_to_another_side_when_images_come(pool, together, seed):
+    table, near = pool
+    table = table.set_column(2, "split", pa.chunked_array([pa.array([""] * len(table))]))
+    half = len(table) // 2
+    before = plan(table.slice(0, half), near[:half], "hash", together, seed).sides
+    after = plan(table, near, "hash", together, seed).sides[:half]
+    assert ((before == after) | (before == LEFT_OUT) | (after == LEFT_OUT)).all()
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    sides=st.lists(st.integers(-1, 3), min_size=1, max_size=40),
+    data=st.data(),
+)
+def test_without_those_that_leak_no_twins_are_on_two_sides(sides, data):
+    twins = np.array(data.draw(st.lists(st.integers(-1, 6), min_size=len(sides))))[: len(sides)]
+    sides = np.array(sides, np.int8)
+    left = sides.copy()
+    left[leaking(sides, twins)] = LEFT_OUT
+    for twin in set(twins.tolist()) - {-1}:
+        homes = set(left[twins == twin].tolist()) - {LEFT_OUT}
+        assert len(homes) <= 1 or homes == {TEST, EXTRA}
+        if (sides[twins == twin] != LEFT_OUT).any():
+            assert homes  # one stays
+    assert (left[twins < 0] == sides[twins < 0]).all()
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(pairs=st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30))
+def test_joined_sets_are_the_connected_components_named_after_their_first(pairs):
+    first = np.arange(20)
+    for part in (pairs[::2], pairs[1::2]):  # in two steps, as chunks come
+        left, right = np.array(part, int).reshape(-1, 2).T
+        first = join(first, left, right)
+    expected = [{k} for k in range(20)]
+    for a, b in pairs:
+        both = expected[a] | expected[b]
+        for k in both:
+            expected[k] = both
+    assert first.tolist() == [min(members) for members in expected]

@@ -14,6 +14,7 @@ class Split(Section):
     val: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.2, gt=0, lt=1)
     group_by: str | None = Field(None, min_length=1)
+    near_duplicates: Literal["report", "together"] = "report"
 
     @field_validator("group_by")
     @classmethod

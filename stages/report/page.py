@@ -74,6 +74,8 @@ def render_page(
             if part != "classes"  # the table of classes has them
             for name, value in _flat({part: values})
         ],
+        near=[_near(results, line) for line in results.near],
+        near_total=results.data.get("duplicates", {}).get("near_across_sides", len(results.near)),
         rejects=results.rejects[:SHOWN_REJECTS],
         rejects_total=len(results.rejects),
         settings=[
@@ -100,6 +102,20 @@ def _item(results: Results, at: int) -> dict:
         "of_actual": float(probabilities[actual]),
         "path": results.test.paths[at],
         "id": results.test.ids[at],
+    }
+
+
+def _near(results: Results, line: dict[str, str]) -> dict:
+    """A line of data_issues.csv on two near-duplicates, with their pictures."""
+
+    def picture(side: str, id: str) -> str:
+        images = results.sets[side]
+        at = int(np.flatnonzero(images.ids == id)[0])
+        return data_uri(images.images(at, at + 1)[0])
+
+    return line | {
+        "src": picture(line["side"], line["id"]),
+        "other_src": picture(line["other_side"], line["other_id"]),
     }
 
 

@@ -12,6 +12,7 @@ from stages.store.image_set import ImageSet, load_image_set
 from stages.store.tables import read_table
 
 SIDES = ("train", "val", "test", "extra")
+SHOWN_NEAR = 24  # pairs of near-duplicates on the page
 CURVES = ("confusion", "per_class", "roc", "precision_recall", "reliability", "extra")
 
 
@@ -22,12 +23,12 @@ class Results:
     `counts` int (classes,) is the number of images by side; `confusion` int (classes,
     classes), rows are actual. `curves` holds reports/curves by name, each a dict of columns.
     `history` holds (epochs, values) by metric, e.g. "val/loss". `maps` uint8
-    (k, 2, rows, columns) explains the images `explained`, positions in `test`.
+    (k, 2, rows, columns) explains the images `explained`, positions in `test`. `near` are the
+    lines of data_issues.csv on near-duplicates, the nearest first.
     """
 
     classes: list[str]
-    train: ImageSet
-    test: ImageSet
+    sets: dict[str, ImageSet]
     counts: dict[str, np.ndarray]
     labels: np.ndarray
     predicted: np.ndarray
@@ -42,6 +43,15 @@ class Results:
     model: dict
     data: dict
     rejects: list[tuple[str, str]]
+    near: list[dict[str, str]]
+
+    @property
+    def train(self) -> ImageSet:
+        return self.sets["train"]
+
+    @property
+    def test(self) -> ImageSet:
+        return self.sets["test"]
 
     @property
     def confidence(self) -> np.ndarray:
@@ -57,9 +67,10 @@ def read_results(
     data: Path,
     curves: Path,
     evaluation: Path,
+    issues: Path,
 ) -> Results:
     """Read the folders `processed`, `splits`, `train` (DVCLive's), `curves`, `evaluation` and
-    the JSON files `metrics` and `data`."""
+    the files `metrics` and `data` (JSON) and `issues` (CSV)."""
     sets = {side: load_image_set(processed, splits / f"{side}.csv") for side in SIDES}
     test = sets["test"]
     classes = test.dataset.classes
@@ -88,10 +99,16 @@ def read_results(
         chosen_epoch = _read_json(train / "metrics.json").get("best_epoch")
     with made_by("split", data):
         facts = _read_json(data)
+    with made_by("split", issues):
+        lines = read_table(issues).to_pylist()
+        near = [line for line in lines if line["distance"]][:SHOWN_NEAR]
+        for line in near:
+            for side, id in ((line["side"], line["id"]), (line["other_side"], line["other_id"])):
+                if id not in sets[side].ids:
+                    raise ValueError(f"{id} is not in {side}.csv")
     return Results(
         classes=classes,
-        train=sets["train"],
-        test=test,
+        sets=sets,
         counts={
             side: np.bincount(images.labels, minlength=len(classes))
             for side, images in sets.items()
@@ -110,6 +127,7 @@ def read_results(
         model=model,
         data=facts,
         rejects=list(zip(*rejects.values(), strict=True)),
+        near=near,
     )
 
 

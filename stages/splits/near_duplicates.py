@@ -1,4 +1,4 @@
-"""Images of different sides that are the same picture: re-encoded, rescaled, brightened.
+"""Images that are the same picture: re-encoded, rescaled, brightened.
 
 Perceptual hashes propose pairs, pixels decide. A pair is proposed if its 64-bit hashes differ
 in at most `HASH_BITS` bits; it is then confirmed if its processed pixels correlate by more
@@ -63,6 +63,37 @@ def near_duplicates(
     found = np.flatnonzero(nearest >= 0)
     order = found[np.argsort(distance[found], kind="stable")]
     return np.stack([order, nearest[order]], axis=1), distance[order]
+
+
+def components(hashes: np.ndarray, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Number the images such that near-duplicates, and theirs in turn, share one: int64 (n,).
+
+    The number is that of the first image of each component. Arguments as `near_duplicates`
+    has them.
+    """
+    compare = _Comparison(len(hashes), read)
+    first = np.arange(len(hashes))
+    for left, right in _candidates(hashes, np.arange(len(hashes))):
+        apart = first[left] != first[right]  # joined by others already: not worth the reading
+        left, right = left[apart], right[apart]
+        pairs, _ = compare.similar(left, right, np.full(len(left), DISTANCE))
+        first = join(first, pairs[:, 0], pairs[:, 1])
+    return first
+
+
+def join(first: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """`first` int64 (n,), the first member of each item's set, once `left` and `right` (m,) are
+    joined pair by pair."""
+    while len(left):
+        low = np.minimum(first[left], first[right])
+        high = np.maximum(first[left], first[right])
+        apart = low < high
+        left, right = left[apart], right[apart]
+        first = first.copy()
+        np.minimum.at(first, high[apart], low[apart])
+        while (first != (shorter := first[first])).any():
+            first = shorter
+    return first
 
 
 def unchecked(hashes: np.ndarray, sides: np.ndarray) -> int:

@@ -10,7 +10,14 @@ from stages.errors import UserError
 from stages.splits import LEFT_OUT, SIDES, TEST, TRAIN, VAL
 from stages.splits.assign import by_hash, majority, stratified
 from stages.splits.leaks import leaking
-from stages.splits.units import first_twins, group_names, positions, unit_names
+from stages.splits.units import (
+    connected,
+    first_twins,
+    group_names,
+    positions,
+    smallest_names,
+    unit_names,
+)
 from stages.store.tables import encode
 
 
@@ -18,12 +25,14 @@ from stages.store.tables import encode
 class Plan:
     """`sides` int8 (n,) and `labels` int64 (n,) of all images.
 
-    `pixels` int64 (n,) are numbers that identical images share.
+    `pixels` int64 (n,) are numbers that identical images share, `relatives` int64 (n,) those
+    that images share which stay on one side.
     """
 
     sides: np.ndarray
     labels: np.ndarray
     pixels: np.ndarray
+    relatives: np.ndarray
 
     @property
     def identical(self) -> int:
@@ -40,6 +49,7 @@ def plan_sides(
     val: float,
     test: float,
     group_by: str | None = None,
+    relatives: np.ndarray | None = None,
 ) -> Plan:
     """Give every row of `images` (columns path, label, split, group, sha256, pixels) a side.
 
@@ -47,6 +57,11 @@ def plan_sides(
     is drawn from the images without a declared side, or, where all have one, from the
     declared training images, and `val` and `test` are shares of these. Images with a twin
     on a side that is held back more are left out (see `leaks`).
+
+    `relatives` int64 (n,), if given, are numbers that near-duplicates share (see
+    `near_duplicates.components`): they stay on one side too. `stratified` draws them, and the
+    groups that they connect, as one. `hash` draws each for itself, as growth would otherwise
+    move images from side to side, and leaves out those with a relative that is held back more.
 
     Raises `UserError` if a class has no image on a side that was drawn, or none to train on.
     """
@@ -58,12 +73,17 @@ def plan_sides(
         # says, and a new twin could move one from test to train: there leave one out instead.
         files = first_twins(files, pixels)
     units, names = encode(unit_names(files, groups))
+    kin = units
+    if relatives is not None:
+        kin = connected(units, relatives)
+        if method == "stratified":
+            units, names = kin, smallest_names(names, units, kin)
     labels = _numbers(images["label"], classes)
 
     declared = _numbers(images["split"], SIDES)
     pool = declared < 0 if (declared < 0).any() else declared == TRAIN
     sides = np.where(declared < 0, TRAIN, declared).astype(np.int8)
-    sides[leaking(sides, pixels) | leaking(sides, units)] = LEFT_OUT
+    sides[leaking(sides, pixels) | leaking(sides, kin)] = LEFT_OUT
 
     shares = {TEST: test, VAL: val}
     shares = {side: share for side, share in shares.items() if not (declared == side).any()}
@@ -77,10 +97,11 @@ def plan_sides(
         unit_sides = stratified(places, strata, np.bincount(unit_of), shares)
     sides[drawn] = unit_sides[unit_of]
     # Twins, identical in pixels but not as files, may have been drawn apart.
-    sides[leaking(sides, pixels) | leaking(sides, units)] = LEFT_OUT
+    sides[leaking(sides, pixels) | leaking(sides, kin)] = LEFT_OUT
 
-    _check_classes(sides, labels, classes, [side for side in shares if shares[side] > 0])
-    return Plan(sides, labels, pixels)
+    near = "" if relatives is None else ", and near-duplicates,"
+    _check_classes(sides, labels, classes, [side for side in shares if shares[side] > 0], near)
+    return Plan(sides, labels, pixels, kin)
 
 
 def _numbers(values: pa.ChunkedArray, known: list[str] | tuple[str, ...]) -> np.ndarray:
@@ -90,7 +111,7 @@ def _numbers(values: pa.ChunkedArray, known: list[str] | tuple[str, ...]) -> np.
 
 
 def _check_classes(
-    sides: np.ndarray, labels: np.ndarray, classes: list[str], drawn: list[int]
+    sides: np.ndarray, labels: np.ndarray, classes: list[str], drawn: list[int], near: str
 ) -> None:
     needed = sorted([TRAIN, *drawn])
     counts = np.stack([np.bincount(labels[sides == s], minlength=len(classes)) for s in needed])
@@ -107,6 +128,6 @@ def _check_classes(
     raise UserError(
         f"too few images to split {'class' if len(short) == 1 else 'classes'} "
         f"{', '.join(named)}{more}: every class needs an image on each side, and identical "
-        f"or grouped images count as one; add images, drop the class, or change split.val, "
+        f"or grouped images{near} count as one; add images, drop the class, or change split.val, "
         f"split.test or split.method"
     )

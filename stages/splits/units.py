@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.errors import UserError
+from stages.splits.near_duplicates import join
 
 
 def group_names(paths: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
@@ -49,6 +50,24 @@ def first_twins(files: pa.ChunkedArray, pixels: np.ndarray) -> pa.ChunkedArray:
     order = np.lexsort((rank, pixels))
     first = order[np.searchsorted(pixels[order], np.arange(pixels.max(initial=-1) + 1))]
     return files.take(pa.array(first[pixels]))
+
+
+def connected(units: np.ndarray, relatives: np.ndarray) -> np.ndarray:
+    """Numbers that images share which share a unit or a relative, and theirs in turn.
+
+    `units` and `relatives` int64 (n,) from 0; so is the result.
+    """
+    numbers = np.unique(relatives, return_inverse=True)[1] + units.max(initial=-1) + 1
+    sets = join(np.arange(numbers.max(initial=-1) + 1), units, numbers)
+    return np.unique(sets[units], return_inverse=True)[1]
+
+
+def smallest_names(names: pa.Array, units: np.ndarray, sets: np.ndarray) -> pa.Array:
+    """For each number in `sets` int64 (n,) the first in the alphabet of its units' `names`."""
+    rank = pc.rank(names).to_numpy()[units]
+    order = np.lexsort((rank, sets))
+    first = order[np.searchsorted(sets[order], np.arange(sets.max(initial=-1) + 1))]
+    return names.take(pa.array(units[first]))
 
 
 def positions(names: pa.Array, seed: int) -> np.ndarray:
