@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages import download, predict, preprocess
+from stages import download, evaluate, predict, preprocess, split
 from stages.errors import UserError
 from stages.images import Recipe
 from stages.inputs.find import Input, find_inputs
@@ -276,3 +276,191 @@ def test_mistakes_are_found_before_tensorflow_is_imported(photos):
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert "stages.predict" in done.stdout.split()
     assert not {"tensorflow", "keras", "sklearn", "scipy"} & set(done.stdout.split())
+
+
+# What the model was judged with
+
+
+@pytest.fixture(scope="module")
+def photo_job(tmp_path_factory):
+    """Photos from download to evaluate, with test-time averaging; gives the job's folder."""
+    folder = tmp_path_factory.mktemp("judged")
+    rng = np.random.default_rng(0)
+    for name, color in COLORS.items():
+        (folder / "photos" / name).mkdir(parents=True)
+        for n in range(20):
+            pixels = np.clip(rng.normal(color, 90, (30, 40, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"photos/{name}/{n:02d}.png")
+    settings = {
+        "download": {"source": "folder", "path": "photos"},
+        "preprocess": PREPROCESS,
+        "evaluate": {"tta": "flip_shift", "top_k": 2, "batch_size": 5},
+    }
+    (folder / "params.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    import keras
+
+    keras.utils.set_random_seed(1)
+    layers = [
+        keras.Input((12, 10, 3), dtype="uint8"),
+        keras.layers.Rescaling(1 / 255),
+        keras.layers.Conv2D(8, 3),
+        keras.layers.Flatten(),
+        keras.layers.Dense(3, activation="softmax"),
+    ]
+    info = ModelInfo(classes=CLASSES, shape=(12, 10, 3), preprocess=PREPROCESS)
+    (folder / "models/epochs").mkdir(parents=True)
+    save_model(keras.Sequential(layers), folder / "models/model.keras", info)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for stage in (download, preprocess, split, evaluate):
+            stage.main()
+    return folder
+
+
+def test_predict_gives_the_probabilities_that_evaluate_gave(photo_job, run, monkeypatch):
+    monkeypatch.chdir(photo_job)
+    judged = {line["path"]: line for line in read_csv("reports/predictions.csv")}
+    model = ["--model", "models/model.keras"]
+    paths = [f"photos/{path}" for path in judged]
+    code, _, err = run(*paths, *model, "--output", "found.csv")
+    assert (code, err) == (0, "")
+    found = {line["file"].removeprefix("photos/"): line for line in read_csv("found.csv")}
+    assert "predicted_2" in next(iter(found.values()))  # as many as evaluate's top_k
+    assert "predicted_3" not in next(iter(found.values()))
+    for path, line in judged.items():
+        assert found[path]["predicted"] == line["predicted"]
+        assert float(found[path]["confidence"]) == pytest.approx(
+            float(line["confidence"]), abs=2e-6
+        )
+    # Looked at once, the same model is otherwise sure: the averaging is what made them agree.
+    run(*paths, *model, "--output", "plain.csv", "--tta", "none")
+    plain = [float(line["confidence"]) for line in read_csv("plain.csv")]
+    averaged = [float(line["confidence"]) for line in read_csv("found.csv")]
+    assert np.abs(np.subtract(plain, averaged)).max() > 1e-3
+
+
+def test_a_model_judged_elsewhere_or_not_at_all_is_said_to_be(
+    photo_job, run, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(photo_job)
+    copy = tmp_path / "other.keras"
+    copy.write_bytes(Path("models/model.keras").read_bytes())
+    _, _, err = run("photos/red", "--model", copy)
+    assert err == (
+        f"{tmp_path}/other.json does not tell how other.keras was judged: each image is looked "
+        "at once (--tta none)\n"
+    )
+    assert run("photos/red", "--model", copy, "--tta", "flip")[2] == ""
+
+
+# Broken inputs
+
+
+def test_a_batch_of_nothing_but_unreadable_files_is_no_end(run, photos):
+    for n in range(4):
+        (photos / f"0{n}.png").write_bytes(b"broken")
+    code, out, err = run("photos", "--batch-size", "2")
+    assert code == 1
+    assert "error: 4 of 7 images could not be read" in err
+    assert sum("100.0%" in line for line in out.splitlines()) == 3
+
+
+def test_a_single_broken_file_is_one_line_and_exit_1(run, photos):
+    (photos / "0.png").write_bytes(b"broken")
+    code, out, err = run("photos/0.png")
+    assert (code, out) == (1, "")
+    assert "unreadable: photos/0.png: not an image\n" in err
+
+
+def test_a_model_that_diverged_is_one_line(run, photos, color_model, tmp_path):
+    from stages.store.model import load_model
+
+    model, info = load_model(color_model)
+    model.layers[-1].set_weights([np.full((3, 3), np.nan), np.zeros(3)])
+    save_model(model, tmp_path / "nan.keras", info)
+    with pytest.raises(UserError, match="its training diverged"):
+        run("photos", "--model", tmp_path / "nan.keras")
+
+
+@pytest.fixture
+def circles():
+    """Address of a server that answers /a with /b, and /b with /a, for ever."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", "/b" if self.path == "/a" else "/a")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/a"
+    server.shutdown()
+    server.server_close()
+
+
+def test_names_that_lead_nowhere_are_listed_and_the_rest_is_done(run, photos, monkeypatch, circles):
+    os.mkfifo("pipe.png")
+    os.symlink("loop.png", "loop.png")
+    with open("huge.png", "wb") as file:
+        file.truncate(2**33)
+    (photos / "folder.png").mkdir()
+    names = [
+        *(b"pipe.png", b"loop.png", b"huge.png", b"/dev/zero", b"x" * 300 + b".png"),
+        *(b"a\0b.png", b"caf\xe9.png", b"https://[::1", b"http://\0/", b"nonsense://x/y.png"),
+        *(b"file://" + os.fsencode(os.path.abspath("pipe.png")), circles.encode()),
+        *(b"http://" + b"a" * 300 + b"/x.png", b"[", b"**[", b"\x1b[31m.png"),
+    ]
+    lines = b"\n".join([*names, b"photos"])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), "utf-8"))
+    code, _, _ = run("-", "--output", "found.json")
+    found = json.loads(Path("found.json").read_text(encoding="utf-8"))
+    assert code == 1
+    assert [record["file"] for record in found if not record["error"]] == [
+        *("photos/blue/1.webp", "photos/green/1.png", "photos/red/1.jpg")
+    ]
+    reasons = {record["file"]: record["error"] for record in found if record["error"]}
+    assert len(reasons) == len(names)
+    assert reasons["pipe.png"] == reasons["/dev/zero"] == "not a regular file"
+    assert reasons["huge.png"] == "larger than 512 MiB"
+    assert "redirects" in reasons[circles]
+    assert {"caf\\xe9.png", "a\\x00b.png", "\\x1b[31m.png"} <= reasons.keys()
+
+
+@pytest.mark.parametrize("name", ["=cmd|' calc'!A0.png", "@SUM(1).png", "-2.png", "+3.png"])
+def test_no_path_is_a_formula_to_a_spreadsheet(run, photos, name):
+    (photos / "red/1.jpg").rename(name)
+    run("*.png", "--output", "found.csv")
+    (line,) = read_csv("found.csv")
+    assert line["file"] == "./" + name  # the same file
+    assert line["predicted"] == "red"
+
+
+def test_escapes_in_names_reach_neither_terminal_nor_file(run, photos):
+    Path("\x1b[31m").mkdir()
+    for name in ("a\u202egnp.png", "b\x07.png", "c\n.png", "d\u2028.png"):
+        os.link(photos / "green/1.png", f"\x1b[31m/{name}")
+    Path("\x1b[31m/e\x9b2J.png").write_bytes(b"broken")
+    _, out, err = run("\x1b[31m")
+    run("\x1b[31m", "--output", "found.csv")
+    for said in (out, err, Path("found.csv").read_text(encoding="utf-8")):
+        assert not set("\x1b\u202e\x07\u2028\x9b") & set(said)
+    assert "\\x1b[31m/a\\u202egnp.png: green 100.0%" in out
+    assert len(read_csv("found.csv")) == 5
+
+
+def test_a_foreign_models_class_names_are_no_formulas_and_no_escapes(run, photos, color_model):
+    from stages.store.model import load_model
+
+    model, info = load_model(color_model)
+    names = ["=1+1", "\x1b[2J", "-5"]
+    save_model(model, "named.keras", info.model_copy(update={"classes": names}))
+    _, out, _ = run("photos", "--model", "named.keras")
+    run("photos", "--model", "named.keras", "--output", "found.csv")
+    assert "\x1b" not in out + Path("found.csv").read_text(encoding="utf-8")
+    predicted = {line["file"]: line["predicted"] for line in read_csv("found.csv")}
+    assert list(predicted.values()) == ["'=1+1", "\\x1b[2J", "-5"]

@@ -66,21 +66,28 @@ def _read(path: str) -> bytes:
 def _expand(argument: str, classes: frozenset[str]) -> Iterator[Input]:
     if "://" in argument:
         yield Input(argument, _label(argument.split("/")[-2:-1], classes))
-    elif os.path.isdir(argument):
-        top = Path(argument).resolve().name
-        closed: list[OSError] = []
-        for folder, images in _walk(argument, closed.append):
-            label = _label([top, *PurePath(os.path.relpath(folder, argument)).parts], classes)
-            yield from (Input(path, label) for path in images)
-        yield from (Input(error.filename, error=error.strerror) for error in closed)
-    elif os.path.exists(argument):
-        yield Input(argument, _label([Path(argument).resolve().parent.name], classes))
+    elif os.path.lexists(argument) or not glob.has_magic(argument):
+        yield from _expand_path(argument, classes)
     elif matches := sorted(glob.glob(argument, recursive=True)):
         for match in matches:
-            yield from _expand(match, classes)
+            yield from _expand_path(match, classes)
     else:
-        what = "no file matches" if glob.has_magic(argument) else "there is no such file"
-        yield Input(argument, error=what)
+        yield Input(argument, error="no file matches")
+
+
+def _expand_path(path: str, classes: frozenset[str]) -> Iterator[Input]:
+    if os.path.isdir(path):
+        top = Path(path).resolve().name
+        closed: list[OSError] = []
+        for folder, images in _walk(path, closed.append):
+            label = _label([top, *PurePath(os.path.relpath(folder, path)).parts], classes)
+            yield from (Input(image, label) for image in images)
+        yield from (Input(error.filename, error=error.strerror) for error in closed)
+    elif os.path.exists(path):
+        yield Input(path, _label([Path(path).resolve().parent.name], classes))
+    else:
+        dangling = os.path.lexists(path)
+        yield Input(path, error=f"{'the link leads to' if dangling else 'there is'} no such file")
 
 
 def _label(folders: Iterable[str], classes: frozenset[str]) -> str | None:
