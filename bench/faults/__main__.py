@@ -94,7 +94,7 @@ def run_one(kind: str, number: int, seed: int) -> None:
         (folder / "image").write_bytes(data)
         print(what)
     for _, outcome in KINDS[kind]([number], seed, folder / "case"):
-        print(f"{outcome.verdict}: {outcome.detail}")
+        print(f"{outcome.verdict}: {outcome.detail}\n{outcome.log}".rstrip())
     print(f"its files are in {folder}")
 
 

@@ -532,7 +532,7 @@ def judge_archive(
 
 
 def compare(one: Case, expected: dict[str, bytes], found: dict[str, str]) -> list[str]:
-    """What a manifest, `found` (sha256 by path), lacks of the `expected` photos, or has too many."""
+    """What a manifest, `found` (sha256 by path), lacks of the `expected` photos or has too many."""
     lines = [f"{path} is lost" for path in sorted(expected.keys() - found.keys())]
     for path in sorted(expected.keys() & found.keys() - one.changed):
         if hashlib.sha256(expected[path]).hexdigest() != found[path]:

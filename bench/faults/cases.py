@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,12 +20,14 @@ EXAMPLES = 20  # of faults, named in the last line of the program
 class Outcome(NamedTuple):
     """What became of a case: accepted, rejected with a reason, or the name of a fault.
 
-    `note` is a fact worth counting that is neither, such as a kill that came too late.
+    `note` is a fact worth counting that is neither, such as a kill that came too late; `log` is
+    all there is to read about it.
     """
 
     verdict: str
     detail: str = ""
     note: str = ""
+    log: str = ""
 
     @property
     def is_fault(self) -> bool:
@@ -86,9 +89,19 @@ class Tally:
 
 
 def one_line(text: str, most: int) -> str:
-    """`text` on one line of at most `most` characters, its end kept: there the error stands."""
+    """`text` on one line of at most `most` printable characters."""
     text = ascii(" ".join(text.split()))[1:-1]
-    return text if len(text) <= most else f"... {text[4 - most :]}"
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def traceback_outcome(log: str) -> Outcome:
+    """A fault: `log` has a traceback. The detail is its last exception, and where it was raised."""
+    lines = log.splitlines()
+    raised = [n for n, line in enumerate(lines) if re.match(r"[A-Za-z_][\w.]*(: |$)", line)]
+    where = [line.strip() for line in lines if re.match(r"  File .*/stages/", line)]
+    what = lines[raised[-1]] if raised else log
+    place = where[-1].split("/stages/")[-1].replace('"', "") if where else "no file of stages"
+    return Outcome("traceback", f"{one_line(what, 160)} (stages/{place})", log=log)
 
 
 class Place:

@@ -22,6 +22,7 @@ from bench.faults.cases import (
     case_random,
     differences,
     first,
+    traceback_outcome,
     tree,
 )
 from bench.faults.images import picture
@@ -178,7 +179,7 @@ def judge_struck(done: Done, how: str) -> Outcome:
     if done.code == 0:
         return Outcome(ACCEPTED, "it ended first", "ended first")
     if "Traceback" in done.err or "Exception ignored" in done.err:
-        return Outcome("traceback", f"after {how}: {done.err}")
+        return traceback_outcome(done.err)
     if done.code == -getattr(signal, how) and how != "SIGINT":
         return Outcome(ACCEPTED, how)
     errors = [line for line in done.err.splitlines() if line.startswith("error: ")]

@@ -78,7 +78,8 @@ def with_layer(layer: dict) -> Make:
 
     def change(config: dict) -> dict:
         net = {"name": "net", "layers": [_input_layer(config), layer]}
-        return config | {"module": "keras", "class_name": "Sequential", "config": net}
+        model = {"module": "keras", "class_name": "Sequential", "config": net}
+        return model | {"registered_name": None, "build_config": None}
 
     return with_json(CONFIG, change)
 
@@ -100,7 +101,7 @@ def layer(name: str, module: str = "keras.layers", registered: str | None = None
 
 def lambda_code() -> dict:
     """A function that writes a file, as Keras keeps the code of a Lambda layer."""
-    touch = (lambda x: open("escaped", "w") and x).__code__
+    touch = (lambda x: open("escaped", "w") and x).__code__  # noqa: SIM115  never runs
     code = base64.b64encode(marshal.dumps(touch)).decode()
     return {"class_name": "__lambda__", "config": {"code": code, "defaults": None, "closure": None}}
 
@@ -312,7 +313,7 @@ def run_case(seed: int, top: Path, sound: bytes, basis: Done, number: int) -> Ou
     done = run_stage("predict", project, "photo.png", "--model", "model.keras", **limits)
     outcome = judge(done, memory)
     if outcome.verdict == ACCEPTED and must == REFUSE:
-        outcome = Outcome("accepted", done.out)
+        outcome = Outcome("accepted what is damaged", done.out)
     elif outcome.verdict != ACCEPTED and must == ACCEPT and not outcome.is_fault:
         outcome = Outcome("refused", outcome.detail)
     if touched := [*place.written_outside(), *map(str, before ^ _files(project))]:

@@ -57,6 +57,9 @@ def _bomb(first: str, next_level: Callable[[int], str], levels: int) -> str:
 
 
 ALIAS_BOMB = _bomb("[x, x]", lambda level: f"[{', '.join([f'*a{level}'] * 9)}]", 10)
+MANY_KEYS = "{" + ", ".join(f"k{number}: 1" for number in range(100_000)) + "}"
+CODE = "!!python/object/apply:os.system ['touch escaped']"
+ARCHIVE, FOLDER = {"download__source": "archive"}, {"download__source": "folder"}
 MERGE_BOMB = _bomb("{k: 1}", lambda level: f"{{<<: [{', '.join([f'*a{level}'] * 9)}]}}", 30)
 
 
@@ -113,18 +116,18 @@ SPECIAL: list[tuple[str, str | bytes | Callable[[Path], None], object]] = [
     ("200,000 deep", "[" * 200_000, REFUSE),
     ("200,000 deep in questions", "? " * 200_000, REFUSE),
     ("20 MB of text", setting("model.name", "x" * 20_000_000), None),
-    ("100,000 keys", setting("model.settings", "{" + ", ".join(f"k{n}: 1" for n in range(100_000)) + "}"),
+    ("100,000 keys", setting("model.settings", MANY_KEYS),
      None),
-    ("a tag of Python", setting("model.settings", "!!python/object/apply:os.system ['touch escaped']"),
+    ("a tag of Python", setting("model.settings", CODE),
      REFUSE),
     ("a tag that lies", setting("train.epochs", "!!int abc"), REFUSE),
     ("a tag that lies of numbers", setting("train.clip_norm", "!!float abc"), REFUSE),
     ("a date tag that lies", setting("model.name", "!!timestamp abc"), REFUSE),
     ("a pattern without end", setting("split.group_by", "'(a+)+$'"), None),
     ("a pattern that is none", setting("split.group_by", "'(a'"), REFUSE),
-    ("download.url, broken", setting("download.url", "'https://[::1'", download__source="archive"), None),
-    ("download.path with NUL", setting("download.path", '"a\\0b"', download__source="folder"), None),
-    ("download.path, a lone surrogate", setting("download.path", '"\\ud800"', download__source="folder"), None),
+    ("download.url, broken", setting("download.url", "'https://[::1'", **ARCHIVE), None),
+    ("download.path with NUL", setting("download.path", '"a\\0b"', **FOLDER), None),
+    ("download.path, a lone surrogate", setting("download.path", '"\\ud800"', **FOLDER), None),
     ("tabs", "train:\n\tepochs: 3\n", REFUSE),
     ("NUL", "train: {epochs: 3}\0\n", REFUSE),
     ("ESC", "train: {epochs: 3}\x1b[31m\n", REFUSE),

@@ -17,12 +17,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
-from bench.faults.cases import ACCEPTED, REJECTED, Outcome, standard_error_closed
+from bench.faults.cases import ACCEPTED, REJECTED, Outcome, standard_error_closed, traceback_outcome
 from bench.measure import ROOT
 
 SECONDS = 10
@@ -150,7 +151,7 @@ def judge(done: Done, memory: int = GIB) -> Outcome:
     if done.stopped or done.peak > memory:
         return Outcome("memory", f"{done.peak / GIB:.2f} GiB: {done.err}")
     if "Traceback (most recent call last)" in done.err + done.out:
-        return Outcome("traceback", done.err + done.out)
+        return traceback_outcome(done.out + done.err)
     if done.code < 0:
         return Outcome("crash", f"{signal.Signals(-done.code).name}: {done.err}")
     if done.code == 0:
@@ -251,17 +252,15 @@ def _serve(pipe, function, arguments) -> None:
             with standard_error_closed():
                 outcome = function(*arguments, number)
         except Exception:
-            outcome = Outcome("traceback", traceback.format_exc())
+            outcome = traceback_outcome(traceback.format_exc())
         if (peak := _peak()) > GIB and not outcome.is_fault:
             outcome = Outcome("memory", f"{peak / GIB:.2f} GiB; {outcome.detail}")
         pipe.send(outcome)
 
 
 def _forget_peak() -> None:
-    try:
+    with suppress(OSError):  # no Linux, or not allowed: the peak is that of all cases so far
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # no Linux, or not allowed: the peak is that of all cases so far
-        pass
 
 
 def _peak() -> int:
