@@ -7,7 +7,7 @@ from stages.errors import UserError, run
 from stages.parameters import read_parameters
 from stages.sources import gather
 from stages.sources.packed import packed_images
-from stages.store.atomic import replace_directory
+from stages.store.outputs import Outputs, outputs_of
 from stages.store.raw import write_manifest
 
 RAW = Path("data/raw")
@@ -19,16 +19,20 @@ SEEN = Path("data/.seen")
 
 
 def main() -> None:
+    with outputs_of("download") as outputs:
+        print(download(outputs))
+
+
+def download(outputs: Outputs) -> str:
+    """Fill data/raw, or keep it; say in one line what it holds."""
     settings = read_parameters().download
     kept = packed_images(settings, RAW, LOCK)
     if kept is not None:
         what = "is empty" if os.path.isdir(settings.path) else "is missing"
-        print(f"{settings.path} {what}: keeping the {kept:,} images packed in {RAW}")
-        return
+        return f"{settings.path} {what}: keeping the {kept:,} images packed in {RAW}"
     try:
-        with replace_directory(RAW) as raw:
-            entries = gather(settings, raw, RAW, DOWNLOADS, SEEN)
-            count = write_manifest(raw, entries)
+        raw = outputs.directory(RAW)
+        count = write_manifest(raw, gather(settings, raw, RAW, DOWNLOADS, SEEN))
     except UserError as error:
         # dvc exp run --queue and --temp work in a copy of what git and DVC track, no more.
         if (
@@ -42,7 +46,7 @@ def main() -> None:
                 "absolute download.path)"
             ) from None
         raise
-    print(f"{count:,} images from {settings.source}")
+    return f"{count:,} images from {settings.source}"
 
 
 if __name__ == "__main__":

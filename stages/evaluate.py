@@ -16,10 +16,10 @@ from stages.metrics import baseline, curves, scores
 from stages.metrics.mistakes import most_confident_mistakes
 from stages.parameters import read_parameters
 from stages.progress import progress
-from stages.store.atomic import replace_directory, replace_file
 from stages.store.handover import made_by
 from stages.store.image_set import ImageSet, load_image_set
 from stages.store.model import Judgement, Score, file_sha256, load_model, write_judgement
+from stages.store.outputs import Outputs, outputs_of
 from stages.store.tables import write_table
 from stages.store.timing import record_times
 
@@ -39,8 +39,16 @@ TIMING = Path("reports/timing.json")
 
 
 def main() -> None:
-    settings = read_parameters().evaluate
     started = time.perf_counter()
+    with outputs_of("evaluate") as outputs:
+        times = evaluate(outputs)
+    times["seconds"] = round(time.perf_counter() - started, 3)
+    record_times(TIMING, "evaluate", times, MODEL)
+
+
+def evaluate(outputs: Outputs) -> dict[str, float]:
+    """Judge the model and write what is known of it; how fast it was."""
+    settings = read_parameters().evaluate
     train, test, val, extra = (
         load_image_set(PROCESSED, SPLITS / f"{side}.csv")
         for side in ("train", "test", "val", "extra")
@@ -81,45 +89,34 @@ def main() -> None:
     single = _seconds_per_single_image(model, test)
     by_epoch = _accuracy_by_epoch(model, extra, predict) if len(extra) else []
 
-    _write_json(METRICS, metrics)
-    _write_predictions(test, test_probabilities, classes)
-    _write_text(REPORT, scores.report(test.labels, predicted, classes))
-    with replace_directory(CURVES) as folder:
-        for name, table in {
-            "confusion": curves.confusion_table(test.labels, predicted, classes),
-            "per_class": curves.per_class_table(test.labels, test_probabilities, classes),
-            "roc": curves.roc_table(test.labels, test_probabilities, classes),
-            "precision_recall": curves.precision_recall_table(
-                test.labels, test_probabilities, classes
-            ),
-            "reliability": curves.reliability_table(test.labels, test_probabilities),
-            "extra": (["epoch", "accuracy", "accuracy_low", "accuracy_high"], by_epoch),
-        }.items():
-            write_table(folder / f"{name}.csv", *table)
-    with replace_directory(EVALUATION) as folder:
-        np.save(folder / "probabilities.npy", test_probabilities)
-        np.save(folder / "grad_cam.npy", maps)
-        write_table(
-            folder / "grad_cam.csv", ["id"], [[id] for id in test.ids[mistakes[: len(maps)]]]
-        )
-        _write_json(
-            folder / "model.json", {**info.model_dump(), "sha256": sha256, "layers": layers}
-        )
-    _write_text(CARD, model_card(info, metrics, data, settings.model_dump()))
+    _write_json(outputs.file(METRICS), metrics)
+    _write_predictions(outputs.file(PREDICTIONS), test, test_probabilities, classes)
+    _write_text(outputs.file(REPORT), scores.report(test.labels, predicted, classes))
+    folder = outputs.directory(CURVES)
+    for name, table in {
+        "confusion": curves.confusion_table(test.labels, predicted, classes),
+        "per_class": curves.per_class_table(test.labels, test_probabilities, classes),
+        "roc": curves.roc_table(test.labels, test_probabilities, classes),
+        "precision_recall": curves.precision_recall_table(test.labels, test_probabilities, classes),
+        "reliability": curves.reliability_table(test.labels, test_probabilities),
+        "extra": (["epoch", "accuracy", "accuracy_low", "accuracy_high"], by_epoch),
+    }.items():
+        write_table(folder / f"{name}.csv", *table)
+    folder = outputs.directory(EVALUATION)
+    np.save(folder / "probabilities.npy", test_probabilities)
+    np.save(folder / "grad_cam.npy", maps)
+    write_table(folder / "grad_cam.csv", ["id"], [[id] for id in test.ids[mistakes[: len(maps)]]])
+    _write_json(folder / "model.json", {**info.model_dump(), "sha256": sha256, "layers": layers})
+    _write_text(outputs.file(CARD), model_card(info, metrics, data, settings.model_dump()))
     score = Score(**{name: metrics["test"][name] for name in Score.model_fields})
     write_judgement(
-        JUDGEMENT, Judgement(sha256=sha256, tta=settings.tta, top_k=settings.top_k, test=score)
+        outputs.file(JUDGEMENT),
+        Judgement(sha256=sha256, tta=settings.tta, top_k=settings.top_k, test=score),
     )
-    record_times(
-        TIMING,
-        "evaluate",
-        {
-            "seconds": round(time.perf_counter() - started, 3),
-            "images_per_second": round(len(test) / forward, 1),
-            "milliseconds_per_single_image": round(1000 * single, 3),
-        },
-        MODEL,
-    )
+    return {
+        "images_per_second": round(len(test) / forward, 1),
+        "milliseconds_per_single_image": round(1000 * single, 3),
+    }
 
 
 def _predict(model, images: ImageSet, batch_size: int, tta: str, what: str) -> np.ndarray:
@@ -185,7 +182,9 @@ def _seconds_per_single_image(model, test: ImageSet, runs: int = 20) -> float:
     return float(np.median(times))
 
 
-def _write_predictions(test: ImageSet, probabilities: np.ndarray, classes: list[str]) -> None:
+def _write_predictions(
+    path: Path, test: ImageSet, probabilities: np.ndarray, classes: list[str]
+) -> None:
     rows = zip(
         test.ids,
         (classes[label] for label in test.labels),
@@ -194,7 +193,7 @@ def _write_predictions(test: ImageSet, probabilities: np.ndarray, classes: list[
         test.paths,
         strict=True,
     )
-    write_table(PREDICTIONS, ["id", "actual", "predicted", "confidence", "path"], rows)
+    write_table(path, ["id", "actual", "predicted", "confidence", "path"], rows)
 
 
 def _write_json(path: Path, value: dict) -> None:
@@ -202,9 +201,8 @@ def _write_json(path: Path, value: dict) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    with replace_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, at_once=True)

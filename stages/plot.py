@@ -12,8 +12,8 @@ from stages.metrics.mistakes import (
     spread_over_pairs,
 )
 from stages.parameters import Parameters, read_parameters
-from stages.store.atomic import replace_directory, replace_file
 from stages.store.handover import made_by
+from stages.store.outputs import Outputs, outputs_of
 
 PROCESSED = Path("data/processed")
 SPLITS = Path("data/splits")
@@ -31,6 +31,13 @@ PAGE = Path("reports/report.html")
 
 
 def main() -> None:
+    with outputs_of("plot") as outputs:
+        summary = plot(outputs)
+    print(summary)
+
+
+def plot(outputs: Outputs) -> str:
+    """Draw the pictures and the page; the results in a few lines."""
     parameters = read_parameters()
     settings = parameters.plot
     # Arrow, matplotlib and Jinja2 take a second to import, a mistake in params.yaml none.
@@ -48,17 +55,16 @@ def main() -> None:
     samples = _in_turn(results.train.labels, len(results.classes), settings.samples)
     overlays = _overlays(results)
 
-    with replace_directory(PLOTS) as folder:
-        charts = {}
-        for name, figure in _charts(results):
-            save_png(figure, folder / f"{name}.png")
-            charts[name] = to_svg(figure)
-        for name, figure in _pictures(results, augmented, samples, mistakes[: settings.mistakes]):
-            save_png(figure, folder / f"{name}.png")
-        rows = (("learning_curves",), ("samples", "confusion_actual"))
-        glance = overview([[folder / f"{name}.png" for name in row] for row in rows])
-    with replace_file(OVERVIEW) as temporary:
-        glance.save(temporary, "PNG", optimize=True)
+    folder = outputs.directory(PLOTS)
+    charts = {}
+    for name, figure in _charts(results):
+        save_png(figure, folder / f"{name}.png")
+        charts[name] = to_svg(figure)
+    for name, figure in _pictures(results, augmented, samples, mistakes[: settings.mistakes]):
+        save_png(figure, folder / f"{name}.png")
+    rows = (("learning_curves",), ("samples", "confusion_actual"))
+    glance = overview([[folder / f"{name}.png" for name in row] for row in rows])
+    glance.save(outputs.file(OVERVIEW), "PNG", optimize=True)
     gallery = spread_over_pairs(results.labels, results.predicted, mistakes, settings.gallery)
     page = render_page(
         results,
@@ -68,10 +74,9 @@ def main() -> None:
         {"samples": samples, "mistakes": gallery},
         overlays,
     )
-    with replace_file(PAGE) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    outputs.file(PAGE).write_text(page, encoding="utf-8")
     times = read_times(TIMING, results.model.get("sha256"))
-    print(console_summary(results, times, str(PAGE)))
+    return console_summary(results, times, str(PAGE))
 
 
 def _charts(results) -> Iterator[tuple]:

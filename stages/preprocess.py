@@ -14,7 +14,7 @@ from stages.errors import UserError, run
 from stages.images import DECODER, Recipe
 from stages.images.process import Processed, process
 from stages.parameters import read_parameters
-from stages.store.atomic import replace_directory
+from stages.store.outputs import outputs_of
 from stages.store.processed import INDEX, Dataset, digest_tables, natural_order
 from stages.store.raw import read_manifest
 from stages.store.tables import write_table
@@ -31,11 +31,11 @@ FEW = 3
 
 
 def main() -> None:
-    settings = read_parameters().preprocess
-    # What the pixels depend on; it travels with them, and later with the model.
-    look = settings.model_dump(exclude={"max_rejects", "workers"}) | {"decoder": DECODER}
-    with replace_directory(PROCESSED) as folder:
-        manifest = read_raw()
+    with outputs_of("preprocess") as outputs:
+        settings = read_parameters().preprocess
+        # What the pixels depend on; it travels with them, and later with the model.
+        look = settings.model_dump(exclude={"max_rejects", "workers"}) | {"decoder": DECODER}
+        folder, manifest = outputs.directory(PROCESSED), read_raw()
         images = process(RAW, manifest, look, WORK, PROCESSED, settings.workers)
         check(images, settings.max_rejects)
         images.publish(folder)

@@ -11,8 +11,8 @@ from stages.splits import SIDES, issues
 from stages.splits.near_duplicates import components, near_duplicates, parse_hashes, unchecked
 from stages.splits.plan import plan_sides
 from stages.splits.summary import summarise, write_summary
-from stages.store.atomic import replace_directory, replace_file
 from stages.store.handover import made_by
+from stages.store.outputs import Outputs, outputs_of
 from stages.store.processed import Dataset, Pixels
 from stages.store.tables import iterate, read_table, write_table
 
@@ -28,6 +28,12 @@ COLUMNS = [
 
 
 def main() -> None:
+    with outputs_of("split") as outputs:
+        print(split(outputs))
+
+
+def split(outputs: Outputs) -> str:
+    """Write who trains, chooses and judges, and what the data is like; say it in one line."""
     settings = read_parameters().split
     with made_by("preprocess", PROCESSED):
         dataset, pixels = Dataset.load(PROCESSED), Pixels(PROCESSED)
@@ -68,14 +74,13 @@ def main() -> None:
         *issues.lines("left out", left_out, images, plan.sides),
         *issues.lines(issues.NEAR, near, images, plan.sides, distances),
     ]
-    write_table(ISSUES, issues.COLUMNS, lines)
-    with replace_file(SUMMARY) as path:
-        write_summary(summary, path)
-    with replace_directory(SPLITS) as folder:
-        for side, name in enumerate(SIDES):
-            chosen = images.select(["id", "label"]).filter(plan.sides == side)
-            write_table(folder / f"{name}.csv", ["id", "label"], iterate(chosen))
-    print(headline(summary))
+    write_table(outputs.file(ISSUES), issues.COLUMNS, lines)
+    write_summary(summary, outputs.file(SUMMARY))
+    folder = outputs.directory(SPLITS)
+    for side, name in enumerate(SIDES):
+        chosen = images.select(["id", "label"]).filter(plan.sides == side)
+        write_table(folder / f"{name}.csv", ["id", "label"], iterate(chosen))
+    return headline(summary)
 
 
 def headline(summary: dict) -> str:

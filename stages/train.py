@@ -7,11 +7,12 @@ from pathlib import Path
 
 from stages.errors import UserError, run
 from stages.parameters import read_parameters
-from stages.store.atomic import replace_directory, replace_file
 from stages.store.image_set import load_image_set
+from stages.store.outputs import Outputs, outputs_of
 from stages.store.timing import record_times
 
 PROCESSED = Path("data/processed")
+PRETRAINED = Path("models/pretrained")
 SPLITS = Path("data/splits")
 MODELS = Path("models")  # model.keras, epochs/, augmented.npy; checkpoints/ while it trains
 LOG = Path("reports/train")  # while it trains: models/checkpoints/log
@@ -20,6 +21,14 @@ TIMES = Path("reports/timing.json")
 
 
 def main() -> None:
+    with outputs_of("train") as outputs:
+        job, times = train(outputs)
+    record_times(TIMES, "train", times, MODELS / "model.keras")
+    job.checkpoint.delete()
+
+
+def train(outputs: Outputs):
+    """Train to the end, from the start or the last checkpoint; the job, and what took how long."""
     parameters = read_parameters()
     train_set, validation = read_sets(parameters)
 
@@ -28,21 +37,21 @@ def main() -> None:
 
     tables = [PROCESSED / "dataset.json", PROCESSED / "index.csv", *sorted(SPLITS.glob("*.csv"))]
     job = Job(parameters, train_set, validation, MODELS / "checkpoints", [__file__, *tables])
-    result = job.train(TENSORBOARD)
-    with (
-        replace_file(MODELS / "model.keras") as model,
-        replace_directory(MODELS / "epochs") as epochs,
-        replace_file(MODELS / "augmented.npy") as augmented,
-        replace_directory(LOG / "plots") as plots,
-        replace_file(LOG / "metrics.json") as metrics,
-    ):
-        job.save(result, model, epochs, augmented, plots, metrics)
-    record_times(TIMES, "train", result.times, MODELS / "model.keras")
-    job.checkpoint.delete()
+    result = job.train(TENSORBOARD, each_epoch=outputs.check_inputs)
+    job.save(
+        result,
+        model=outputs.file(MODELS / "model.keras"),
+        epochs=outputs.directory(MODELS / "epochs"),
+        augmented=outputs.file(MODELS / "augmented.npy"),
+        plots=outputs.directory(LOG / "plots"),
+        metrics=outputs.file(LOG / "metrics.json"),
+    )
+    return job, result.times
 
 
 def read_sets(parameters):
     """The training images, and those that choose the best epoch, or None."""
+    check_weights(parameters.model.weights)
     train_set = load_image_set(PROCESSED, SPLITS / "train.csv")
     validation = load_image_set(PROCESSED, SPLITS / "val.csv")
     if not len(train_set):
@@ -57,5 +66,15 @@ def read_sets(parameters):
     return train_set, validation if len(validation) else None
 
 
+def check_weights(weights: str | None) -> None:
+    """Raise `UserError` for a weights file where DVC would not notice that it changes."""
+    if weights in (None, "imagenet") or Path(weights).parent == PRETRAINED:
+        return
+    raise UserError(
+        f"model.weights: {weights} is not in {PRETRAINED}/, whose files DVC watches: copy it there "
+        f"and set model.weights: {PRETRAINED}/{Path(weights).name}"
+    )
+
+
 if __name__ == "__main__":
-    run(main)
+    run(main, at_once=True)

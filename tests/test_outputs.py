@@ -18,8 +18,11 @@ stages:
   make:
     cmd: python -m stages.make
     params: [make, other.depth]
-    deps: ["${make.path}", stages/make.py, stages/shared]
+    deps: ["${make.path}", data/raw, stages/make.py, stages/shared]
     outs: [out]
+  fetch:
+    cmd: python -m stages.fetch
+    outs: [data/raw: {persist: true}]
 """
 
 
@@ -30,6 +33,7 @@ def project(tmp_path, monkeypatch):
         "dvc.yaml": PIPELINE,
         "params.yaml": "make: {path: data/inbox, size: 3}\nother: {depth: 1, width: 2}\n",
         "data/inbox/cat/1.jpg": "one",
+        "data/raw/manifest.csv": "id",
         "stages/make.py": "print()\n",
         "stages/shared/code.py": "pass\n",
     }.items():
@@ -103,12 +107,22 @@ def test_a_failure_keeps_the_earlier_outputs(project):
 
 
 @pytest.mark.parametrize(
-    ("path", "remedy"), [("data/inbox", "dvc repro"), ("stages/make.py", "git checkout")]
+    ("path", "remedy"),
+    [
+        ("data/raw", "the stage fetch makes it: run dvc repro"),
+        ("stages/make.py", "git checkout stages/make.py brings it back"),
+    ],
 )
 def test_a_missing_input_is_named_with_what_to_do(project, path, remedy):
     Path(path).rename("elsewhere")
-    with pytest.raises(UserError, match=f"^{path} is missing; .*{remedy}"):
+    with pytest.raises(UserError, match=f"^{path} is missing; {remedy}"):
         make()
+
+
+def test_of_a_missing_input_that_a_setting_names_the_stage_itself_speaks(project):
+    Path("data/inbox").rename("elsewhere")
+    with pytest.raises(UserError, match=r"set make\.path"):
+        make(lambda: (_ for _ in ()).throw(UserError("set make.path")))
 
 
 def test_a_stage_runs_once_at_a_time(project):

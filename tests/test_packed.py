@@ -155,7 +155,14 @@ def test_a_clone_keeps_what_dvc_pulled(tmp_path):
         return done.stdout
 
     owner, clone = tmp_path / "owner", tmp_path / "clone"
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore", "stages", ".dvc/config"):
+    for name in (
+        "dvc.yaml",
+        ".dvcignore",
+        ".gitignore",
+        "stages",
+        ".dvc/config",
+        "models/pretrained",
+    ):
         (owner / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
         copy(ROOT / name, owner / name)

@@ -21,6 +21,7 @@ COPIED = (
     "stages",
     ".dvc/config",
     ".dvc/plots",
+    "models/pretrained",
 )
 KINDS = ("outs", "metrics", "plots")  # of outputs of a stage in dvc.yaml
 SMALL = {
@@ -159,7 +160,9 @@ def test_forced_again_every_output_has_the_same_bytes(project):
 
 
 def test_without_dvc_the_stages_one_after_another_give_the_same_bytes(project, tmp_path):
-    copy(project, tmp_path, ("params.yaml", "dvc.yaml", "stages", "data/inbox"))
+    copy(
+        project, tmp_path, ("params.yaml", "dvc.yaml", "stages", "data/inbox", "models/pretrained")
+    )
     for stage in ("download", "preprocess", "split", "train", "evaluate", "plot"):
         call(tmp_path, sys.executable, "-m", f"stages.{stage}")
     expected, made = outputs(project), outputs(tmp_path)
@@ -195,6 +198,50 @@ def test_a_wrong_setting_is_one_line_and_keeps_earlier_results(project):
     assert "Traceback" not in output
     assert (project / "models/model.keras").exists()
     assert "up to date" in call(project, "dvc", "status")
+
+
+def test_a_setting_changed_while_its_stage_runs_is_not_recorded_with_the_old_model(project):
+    lock = (project / "dvc.lock").read_bytes()
+    watcher = (
+        "import subprocess, sys, yaml\n"
+        "run = subprocess.Popen(['dvc', 'repro', '--force', '--single-item', 'train'],\n"
+        "    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)\n"
+        "for line in run.stdout:\n"
+        "    print(line, end='', flush=True)\n"
+        "    if line.startswith('epoch 1/2'):\n"
+        "        values = yaml.safe_load(open('params.yaml'))\n"
+        "        values['augment']['rotation'] = 33.0\n"
+        "        yaml.safe_dump(values, open('params.yaml', 'w'))\n"
+        "sys.exit(run.wait())\n"
+    )
+    output = call(project, sys.executable, "-c", watcher, code=255)
+    assert "error: params.yaml: augment changed while train was running" in output
+    assert (project / "dvc.lock").read_bytes() == lock
+    call(project, "git", "checkout", "--quiet", "params.yaml")
+    assert "up to date" in call(project, "dvc", "status")
+
+
+def test_a_weights_file_is_a_dependency(project):
+    weights = project / "models/pretrained/start.weights.h5"
+    make = (
+        "import sys, keras, numpy as np\nfrom stages.architectures import build_model\n"
+        "keras.utils.set_random_seed(int(sys.argv[2]))\n"
+        "build_model('gap', (16, 16, 3), 2).save_weights(sys.argv[1])\n"
+    )
+    call(project, sys.executable, "-c", make, str(weights), "1")
+    set_parameters(project, model={"weights": "models/pretrained/start.weights.h5"})
+    call(project, "dvc", "repro", "train")
+    assert "up to date" in call(project, "dvc", "status", "train")
+    call(project, sys.executable, "-c", make, str(weights), "2")
+    assert "models/pretrained" in call(project, "dvc", "status", "train")
+    weights.rename(project / "start.weights.h5")
+    set_parameters(project, model={"weights": "start.weights.h5"})
+    assert "copy it there and set model.weights: models/pretrained/start" in call(
+        project, sys.executable, "-m", "stages.train", code=1
+    )
+    (project / "start.weights.h5").unlink()
+    call(project, "git", "checkout", "--quiet", ".")
+    call(project, "dvc", "checkout")
 
 
 def test_a_colleague_pulls_model_and_data_from_the_remote(project, tmp_path):

@@ -92,14 +92,14 @@ class _Inputs:
 
     def __init__(self, stage: str):
         self._stage = stage
-        listed = _stage_of(PIPELINE, stage)
-        values = _settings()
+        stages = read_yaml(PIPELINE)["stages"] if PIPELINE.exists() else {}
+        listed, values = stages.get(stage, {}), _settings()
         self._keys = [key for key in listed.get("params", []) if isinstance(key, str)]
         self._settings = [_look_up(values, key) for key in self._keys]
         self._paths = [Path(_resolve(dep, values)) for dep in listed.get("deps", [])]
-        for path in self._paths:
-            if not path.exists():
-                raise UserError(f"{path} is missing; {_remedy(path)}")
+        for path, dep in zip(self._paths, listed.get("deps", []), strict=True):
+            if "$" not in dep and not path.exists():  # the stage itself speaks of a setting
+                raise UserError(f"{path} is missing; {_remedy(path, stages)}")
         self._marks = [_mark(path) for path in self._paths]
 
     def check(self) -> None:
@@ -121,12 +121,6 @@ class _Inputs:
             )
 
 
-def _stage_of(pipeline: Path, stage: str) -> dict:
-    if not pipeline.exists():
-        return {}
-    return read_yaml(pipeline)["stages"].get(stage, {})
-
-
 def _settings() -> Any:
     return read_yaml(PARAMETERS) if PARAMETERS.exists() else {}
 
@@ -142,9 +136,12 @@ def _look_up(values: Any, key: str) -> Any:
     return values
 
 
-def _remedy(path: Path) -> str:
-    made = path.parts[0] in ("data", "models", "reports")
-    return "run dvc repro, which makes it" if made else "put it back, e.g. with git checkout"
+def _remedy(path: Path, stages: dict) -> str:
+    for name, stage in stages.items():
+        for out in [*stage.get("outs", []), *stage.get("metrics", [])]:
+            if str(path) in (out if isinstance(out, dict) else [out]):
+                return f"the stage {name} makes it: run dvc repro"
+    return f"git checkout {path} brings it back"
 
 
 def _mark(path: Path) -> bytes:

@@ -1,6 +1,7 @@
 """A training job put together: data, model, learner and checkpoint as the settings say."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -56,14 +57,16 @@ class Job:
         self.learner = self._learner()
         self.checkpoint = Checkpoint(folder, self._fingerprint(files))
 
-    def train(self, tensorboard: Path) -> Result:
+    def train(self, tensorboard: Path, each_epoch: Callable[[], None] = lambda: None) -> Result:
         """Train to the end, from the start or the last checkpoint, with an epoch log.
 
-        The log grows in `checkpoint.log`, where a run that fails leaves it.
+        The log grows in `checkpoint.log`, where a run that fails leaves it. `each_epoch` is
+        called when an epoch is safe on the disk, and may raise.
         """
         settings = self.parameters.train
         log = EpochLog(self.checkpoint.log)
         logs = [log, TensorBoardLog(tensorboard)] if settings.debug.tensorboard else [log]
+        logs.append(lambda rows: each_epoch())
         result = fit(
             self.learner,
             self.images,
