@@ -38,7 +38,7 @@ def read_parameters(path: str | Path = "params.yaml") -> Parameters:
     try:
         values = read_yaml(path)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; make recipe NAME=digits writes one") from None
+        raise UserError(f"{path} is missing; write one: make recipe NAME=digits") from None
     try:
         return Parameters.model_validate(values if values is not None else {})
     except ValidationError as error:
