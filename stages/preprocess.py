@@ -5,6 +5,7 @@ Reads data/raw; writes data/processed, of which it reuses what has not changed.
 
 import csv
 import shutil
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,9 @@ WORK = Path("data/.processed")
 
 REJECTS = ["file", "reason", "sha256"]
 
+# Of 16 bits, fewer levels than these make 16 of 256, too few to see much.
+NARROW = 4096
+
 # A class with fewer images has hardly one for each of training, validation and test.
 FEW = 3
 
@@ -45,6 +49,7 @@ def main() -> None:
         Dataset(classes, Recipe.of(look).shape, look, digest_tables(folder)).save(folder)
     shutil.rmtree(WORK)
     print(summary(images))
+    warn_of_narrow_ranges(images, settings.sixteen_bit)
 
 
 def read_raw() -> pa.Table:
@@ -93,6 +98,19 @@ def check(images: Processed, allowed: float) -> None:
         "max_rejects, or take a class away whose images are all unreadable; what could be decoded "
         "is kept for the next run"
     )
+
+
+def warn_of_narrow_ranges(images: Processed, sixteen_bit: str) -> None:
+    """Say on standard error which images of 16 bits have lost nearly all contrast."""
+    narrow = images.narrow(NARROW) if sixteen_bit == "full" else []
+    if narrow:
+        examples = _some([f"{path} ({levels:,} of 65,536)" for path, levels in narrow[:4]], 3)
+        print(
+            f"warning: {len(narrow):,} images of 16 bits use less than 1/16 of their levels and "
+            f"come out nearly flat: {examples}; preprocess.sixteen_bit: image spreads what each "
+            "has from black to white",
+            file=sys.stderr,
+        )
 
 
 def _some(names: list[str], most: int, separator: str = ", ") -> str:

@@ -8,8 +8,8 @@ the format: see `stages.images.resize`.
 
 import io
 import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
@@ -17,20 +17,12 @@ import PIL
 import simplejpeg
 from PIL import Image
 
+from stages.images.formats import formats, heard_libtiff, is_tiff
 from stages.images.geometry import Placement, place, reduction
+from stages.images.limits import bounded, check_size, jpeg_memory, memory
+from stages.images.modes import to_uint8
 from stages.images.resize import resize
-
-# Names what turns files into pixels and fingerprints: results of another decoder are not reused,
-# so the number goes up with every change of either.
-DECODER = (
-    f"3 (Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}, "
-    f"OpenCV {version('opencv-python-headless')})"
-)
-
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-
-# A file may claim any size; more pixels than this are taken for a decompression bomb.
-MAX_PIXELS = 180_000_000
+from stages.images.unreadable import UnreadableImage
 
 # Reduced decoding leaves at least so many pixels for each one wanted, in each direction, so
 # that the filter has the last word and what comes out differs little from full scale.
@@ -52,10 +44,6 @@ TURNS = {
 JPEG_HEAD = 2**18
 
 
-class UnreadableImage(Exception):
-    """Why a file cannot be used, in the form `kind: details` or just `kind`."""
-
-
 class Facts(NamedTuple):
     """The file as it is stored, before it is turned upright; `mode` is Pillow's.
 
@@ -74,7 +62,8 @@ class Recipe:
     """The settings of preprocess that decide what the pixels look like.
 
     `size` (height, width); `color` rgb | grayscale; `resize` stretch | pad | crop;
-    `interpolation` as in `stages.images.resize`; `background` (red, green, blue).
+    `interpolation` as in `stages.images.resize`; `background` (red, green, blue);
+    `sixteen_bit` as in `stages.images.modes`.
     """
 
     size: tuple[int, int]
@@ -82,6 +71,7 @@ class Recipe:
     resize: str = "stretch"
     interpolation: str = "area"
     background: tuple[int, int, int] = (255, 255, 255)
+    sixteen_bit: str = "full"
 
     @classmethod
     def of(cls, settings: dict) -> "Recipe":
@@ -92,6 +82,8 @@ class Recipe:
             resize=settings["resize"],
             interpolation=settings["interpolation"],
             background=tuple(settings["background"]),
+            # A model may be older than the setting.
+            sixteen_bit=settings.get("sixteen_bit", "full"),
         )
 
     @property
@@ -117,37 +109,42 @@ def decode_with_facts(data: bytes, recipe: Recipe) -> tuple[np.ndarray, Facts]:
     """As `decode`, with what the file says of itself."""
     if not data:
         raise UnreadableImage("empty file")
-    if data[:3] == b"\xff\xd8\xff":
-        try:
-            height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-        except ValueError:
-            space = ""  # an unusual JPEG, or a broken one: Pillow knows
-        if space in ("YCbCr", "Gray"):
-            mode = "L" if space == "Gray" else "RGB"
-            return _decode_jpeg(data, recipe, width, height), Facts(width, height, mode, "JPEG")
-    return _decode_any(data, recipe)
+    try:
+        if data[:3] == b"\xff\xd8\xff":
+            try:
+                height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+            except ValueError:
+                space = ""  # an unusual JPEG, or a broken one: Pillow knows
+            if space in ("YCbCr", "Gray"):
+                mode = "L" if space == "Gray" else "RGB"
+                return _decode_jpeg(data, recipe, width, height), Facts(width, height, mode, "JPEG")
+        return _decode_any(data, recipe)
+    except MemoryError:
+        raise UnreadableImage("too large for the memory of this machine") from None
 
 
 def _decode_jpeg(data: bytes, recipe: Recipe, width: int, height: int) -> np.ndarray:
-    _check_size(width, height)
+    check_size(width, height)
     orientation = _jpeg_orientation(data)
     placement = _place(width, height, orientation, recipe)
     factor = 1 if recipe.interpolation == "nearest" else reduction(placement, SPARE)
-    try:
-        pixels = simplejpeg.decode_jpeg(
-            data,
-            "GRAY" if recipe.color == "grayscale" else "RGB",
-            min_height=-(-height // factor),
-            min_width=-(-width // factor),
-        )
-    except ValueError as error:
-        message = str(error).removeprefix("Corrupt JPEG data: ")
-        if "extraneous bytes" in message:
-            # Padding between the parts of the file: harmless, and common in some cameras.
-            return _decode_any(data, recipe)[0]
-        kind = "truncated" if "end of JPEG" in message else "corrupt"
-        raise UnreadableImage(f"{kind}: {message}") from None
-    return _fit(pixels, placement, factor, orientation, recipe)
+    with bounded(jpeg_memory(data, width, height, 3, factor), width, height):
+        try:
+            pixels = simplejpeg.decode_jpeg(
+                data,
+                "GRAY" if recipe.color == "grayscale" else "RGB",
+                min_height=-(-height // factor),
+                min_width=-(-width // factor),
+            )
+        except ValueError as error:
+            message = str(error).removeprefix("Corrupt JPEG data: ")
+            if "extraneous bytes" not in message:
+                kind = "truncated" if "end of JPEG" in message else "corrupt"
+                raise UnreadableImage(f"{kind}: {message}") from None
+        else:
+            return _fit(pixels, placement, factor, orientation, recipe)
+    # Padding between the parts of the file: harmless, and common in some cameras.
+    return _decode_any(data, recipe)[0]
 
 
 def _jpeg_orientation(data: bytes) -> int:
@@ -169,53 +166,28 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _decode_any(data: bytes, recipe: Recipe) -> tuple[np.ndarray, Facts]:
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        facts = Facts(*image.size, image.mode, image.format)
-        _check_size(*image.size)
-        image.load()
-        orientation = _orientation(image)
-        image = _flatten(image, recipe)
-    except UnreadableImage:
-        raise
-    except PIL.UnidentifiedImageError:
-        raise UnreadableImage("not an image") from None
-    except Image.DecompressionBombError:
-        raise UnreadableImage("decompression bomb") from None
-    except MemoryError:
-        raise UnreadableImage("too large for the memory of this machine") from None
-    except Exception as error:  # the decoders raise nearly anything on damaged files
-        message = " ".join(str(error).split()) or type(error).__name__
-        kind = "truncated" if "truncated" in message.lower() else "corrupt"
-        raise UnreadableImage(f"{kind}: {message}") from None
-    placement = _place(*image.size, orientation, recipe)
-    pixels = np.asarray(image, np.uint8).reshape(*image.size[::-1], recipe.shape[2])
-    return _fit(pixels, placement, 1, orientation, recipe), facts
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise UnreadableImage(f"decompression bomb: {width} x {height} pixels")
-    if not width or not height:
-        raise UnreadableImage("corrupt: no pixels")
-
-
-def _flatten(image: Image.Image, recipe: Recipe) -> Image.Image:
-    """`image` in the mode of `recipe`: 8 bits a channel, nothing transparent."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise UnreadableImage("unsupported: 32 bits a channel; save it with 8 or 16")
-        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise UnreadableImage("unsupported: floating-point pixels; save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, (*recipe.background, 255))
-        image = Image.alpha_composite(background, image)
-    elif image.mode not in ("L", "RGB", "1"):
-        image = image.convert("RGB")
-    return image if image.mode == recipe.mode else image.convert(recipe.mode)
+    with ExitStack() as stack:
+        try:
+            noise = stack.enter_context(heard_libtiff()) if is_tiff(data) else []
+            image = Image.open(io.BytesIO(data), formats=formats(data))
+            facts = Facts(*image.size, image.mode, image.format)
+            stack.enter_context(bounded(memory(image, data), *image.size))
+            image.load()
+            orientation = _orientation(image)
+            pixels, levels = to_uint8(image, recipe.mode, recipe.background, recipe.sixteen_bit)
+            del image  # twice the memory
+        except UnreadableImage:
+            raise
+        except PIL.UnidentifiedImageError:
+            raise UnreadableImage("not an image") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # the decoders raise nearly anything on damaged files
+            message = " ".join([*noise, str(error)][0].split()) or type(error).__name__
+            kind = "truncated" if "truncated" in message.lower() else "corrupt"
+            raise UnreadableImage(f"{kind}: {message}") from None
+        placement = _place(*pixels.shape[1::-1], orientation, recipe)
+        return _fit(pixels, placement, 1, orientation, recipe), facts._replace(levels=levels)
 
 
 def _place(width: int, height: int, orientation: int, recipe: Recipe) -> Placement:

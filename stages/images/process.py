@@ -86,6 +86,15 @@ class Processed:
         counts = np.bincount(of[self.contents.readable[self.contents.of]], minlength=len(names))
         return dict(sorted(zip(names.to_pylist(), counts.tolist(), strict=True)))
 
+    def narrow(self, levels: int) -> list[tuple[str, int]]:
+        """Path and levels of the images of 16 bits that use fewer than `levels` of 65,536."""
+        facts = self.contents.facts
+        wide = np.char.startswith(facts["mode"], b"I") & self.contents.readable
+        rows = np.flatnonzero((wide & (facts["levels"] < levels))[self.contents.of])
+        paths = self.manifest["path"].take(pa.array(rows)).to_pylist()
+        used = facts["levels"][self.contents.of[rows]] + 1
+        return list(zip(paths, used.tolist(), strict=True))
+
     def rejects(self) -> list[tuple[str, str, str]]:
         """The rows of rejects.csv: file, reason, hash."""
         rows = np.flatnonzero(~self.contents.readable[self.contents.of])

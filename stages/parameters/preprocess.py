@@ -16,5 +16,6 @@ class Preprocess(Section):
     resize: Literal["stretch", "pad", "crop"] = "stretch"
     interpolation: Literal["nearest", "bilinear", "bicubic", "area", "lanczos"] = "area"
     background: Annotated[list[Level], Field(min_length=3, max_length=3)] = [255, 255, 255]
+    sixteen_bit: Literal["full", "image"] = "full"
     max_rejects: float = Field(0.01, ge=0, le=1)
     workers: int | None = Field(None, ge=1)
