@@ -17,7 +17,7 @@ from stages.store.raw import RawImage
 
 ROWS_AT_ONCE = 64
 MEMORY = 2**28  # bytes that these rows may take
-LARGEST_GROWTH = 200  # a column that unpacks to more, and to more than MEMORY, is a bomb
+LARGEST_GROWTH = 200  # a file that unpacks to more, and to more than MEMORY, is a bomb
 LONGEST_NAME = 255  # characters that are kept of the end of an image's own path
 BUFFER = 2**20  # bytes; without one, whole row groups come into memory
 
@@ -111,22 +111,17 @@ def _file_images(file: Path, stem: str, columns: Columns) -> Iterator[RawImage]:
 def _rows(table, wanted: list[str], file: Path) -> Iterator[dict]:
     """The rows of the columns `wanted`, few at a time, so that large cells do not fill memory."""
     with _damage_as_user_error(file):
-        rows = ROWS_AT_ONCE
+        rows, largest = ROWS_AT_ONCE, max(MEMORY, LARGEST_GROWTH * file.stat().st_size)
         for number in range(table.metadata.num_row_groups):
-            group = table.metadata.row_group(number)
-            for chunk in map(group.column, range(group.num_columns)):
-                if chunk.path_in_schema.split(".")[0] not in wanted:
-                    continue
-                size = chunk.total_uncompressed_size
-                if size > max(MEMORY, LARGEST_GROWTH * chunk.total_compressed_size):
-                    raise UserError(
-                        f"{printable(str(file))} looks like a bomb: a column of "
-                        f"{chunk.total_compressed_size:,} bytes unpacks to {size:,}; do not trust "
-                        "it"
-                    )
-                # In a dictionary, one large value can stand for many.
-                cell = size if chunk.has_dictionary_page else size // max(group.num_rows, 1)
-                rows = max(1, min(rows, MEMORY // max(cell, 1)))
+            # Not by column: Arrow ends the process where what a damaged file says of one is odd.
+            size = table.metadata.row_group(number).total_byte_size
+            if size > largest:
+                raise UserError(
+                    f"{printable(str(file))} looks like a bomb: it unpacks to {size:,} bytes; do "
+                    "not trust it"
+                )
+            # One large value of a dictionary can stand for many.
+            rows = max(1, min(rows, MEMORY // max(size, 1)))
         batches = table.iter_batches(rows, columns=wanted)
     while True:
         with _damage_as_user_error(file):
