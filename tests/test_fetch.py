@@ -23,6 +23,7 @@ class Server:
         self.ranges = True
         self.drop_after = []  # for each coming request, bytes sent before the connection breaks
         self.status = []  # for each coming request, an answer other than 200
+        self.headers = {}  # more of the answer, or other values than the right ones
         self.requests = []  # the Range header of each request so far
         outer = self
 
@@ -54,9 +55,8 @@ class Server:
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
             body, status = body[start:], 206
         request.send_response(status)
-        for name, value in headers.items():
+        for name, value in (headers | {"Content-Length": str(len(body))} | self.headers).items():
             request.send_header(name, value)
-        request.send_header("Content-Length", str(len(body)))
         request.end_headers()
         if self.drop_after:
             request.wfile.write(body[: self.drop_after.pop(0)])
@@ -179,6 +179,78 @@ def test_two_runs_at_once_fetch_a_file_once(server, tmp_path):
         paths = list(pool.map(lambda _: get(server, tmp_path), range(4)))
     assert {path.read_bytes() for path in paths} == {CONTENT}
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "bytes", "bytes x-y/z", "bytes 5-", "bytes -1-2/3", "bytes */5000000", "9" * 5000, "\xe9"],
+)
+def test_a_range_that_makes_no_sense_is_asked_for_as_a_whole(server, tmp_path, value):
+    server.drop_after, server.headers = [2**21], {"Content-Range": value}
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert server.requests == [None, f"bytes={2**21}-", None]
+
+
+@pytest.mark.parametrize("value", ["x", "", "-5", "1e3", "9" * 5000, "5120000, 5120000"])
+def test_a_length_that_makes_no_sense_is_one_clear_line_or_none(server, tmp_path, value):
+    server.headers = {"Content-Length": value, "Connection": "close"}
+    try:
+        content = get(server, tmp_path).read_bytes()
+    except UserError:
+        return
+    assert content == CONTENT
+
+
+def test_a_length_that_is_too_short_is_noticed_by_the_pin(server, tmp_path):
+    server.headers = {"Content-Length": "1000", "Connection": "close"}
+    with pytest.raises(UserError, match=r"could not fetch .*has sha256 \w+, not"):
+        get(server, tmp_path)
+
+
+def test_redirects_in_a_circle_are_given_up_at_once(server, tmp_path):
+    server.status, server.headers = [302] * 100, {"Location": server.url}
+    with pytest.raises(UserError, match="redirects"):
+        get(server, tmp_path)
+    assert len(server.requests) <= 32
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"url": 1}',
+        b"[" * 100_000,
+        b'{"url": "URL", "version": {"a": 1}}',
+        b'{"url": "URL", "version": "a\\nb: c"}',
+        b'{"url": "URL", "version": "\\u732b"}',
+    ],
+)
+def test_a_damaged_note_of_a_part_costs_fetching_it_again(server, tmp_path, content):
+    server.drop_after = [2**21] + [0] * 9
+    with pytest.raises(UserError):
+        get(server, tmp_path, sha256=None)
+    [note] = tmp_path.rglob("*.part.json")
+    note.write_bytes(content.replace(b"URL", server.url.encode()))
+    server.drop_after, server.requests = [], []
+    assert get(server, tmp_path, sha256=None).read_bytes() == CONTENT
+    assert server.requests == [None]
+
+
+def test_a_damaged_checksum_on_disk_costs_fetching_it_again(server, tmp_path):
+    path = get(server, tmp_path, sha256=None)
+    path.with_name(f"{path.name}.sha256").write_bytes(b"\xff\0")
+    assert get(server, tmp_path, sha256=None).read_bytes() == CONTENT
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("url", ["https://[::1", "http://[x]/a.zip", "http://host:99999/a.zip"])
+def test_an_address_that_cannot_be_is_one_clear_line(tmp_path, url):
+    with pytest.raises(UserError):
+        fetch([url], tmp_path, pause=0.001)
 
 
 def test_a_server_that_cannot_be_reached_is_one_clear_line(server, tmp_path):

@@ -5,6 +5,7 @@ import os
 import tarfile
 import threading
 import zipfile
+import zlib
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,7 @@ import stages.download
 from stages.errors import UserError, run
 from stages.parameters.download import Download
 from stages.sources import gather
-from stages.sources.fetch import file_sha256
+from stages.sources.fetch import file_name, file_sha256
 from stages.sources.folder import folder_images
 from stages.store.atomic import replace_directory
 from stages.store.raw import pack, read_images, read_manifest, write_manifest
@@ -284,6 +285,153 @@ def test_a_broken_link_is_one_clear_line(download, tmp_path):
         download(source="folder", path=str(tmp_path / "mine"))
 
 
+def test_content_changed_behind_its_time_stamp_is_noticed(download, tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.sources.folder.CLOCK_STEP_NS", 0)  # the tests' photos are new
+    path = write_files(tmp_path / "mine", CATS_AND_DOGS)
+    download(source="folder", path=path)
+    assert len((tmp_path / "data/.seen/files.csv").read_text().splitlines()) == 4
+    photo = tmp_path / "mine/cat/1.jpg"
+    before = photo.stat()
+    with open(photo, "r+b") as file:  # in place: the same inode
+        file.write(b"eno")
+    os.utime(photo, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = photo.stat()
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (
+        before.st_size,
+        before.st_mtime_ns,
+        before.st_ino,
+    )
+    assert download(source="folder", path=path).contents["cat/1.jpg"] == b"eno"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: b"\0" + text,
+        lambda text: text[: len(text) // 2],
+        lambda text: text + b"cat/3.jpg\n\n,,,,,,\n",
+        lambda text: text.replace(b"cat/2.png", b"cat/\xff\xfe"),
+        lambda text: text.replace(b"\n", b"\r"),
+        lambda text: b'"' + text,
+        lambda text: text + b"x" * 200_000,
+        lambda text: text.translate(bytes.maketrans(b"0123456789abcdef", b"123456789abcdef0")),
+        lambda text: text.replace(b",", b";"),
+    ],
+)
+def test_a_damaged_memory_of_hashes_costs_reading_no_more(download, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr("stages.sources.folder.CLOCK_STEP_NS", 0)
+    path = write_files(tmp_path / "mine", CATS_AND_DOGS)
+    before = download(source="folder", path=path)
+    seen = tmp_path / "data/.seen/files.csv"
+    whole = seen.read_bytes()
+    seen.write_bytes(damage(whole))
+    assert download(source="folder", path=path).files == before.files
+    assert seen.read_bytes() == whole
+
+
+def test_a_memory_that_is_wrong_after_all_is_forgotten(download, tmp_path, monkeypatch):
+    """As when the clock was set back: the next run reads every file."""
+    monkeypatch.setattr("stages.sources.folder.CLOCK_STEP_NS", 0)
+    path = write_files(tmp_path / "mine", CATS_AND_DOGS)
+    download(source="folder", path=path)
+    seen = tmp_path / "data/.seen/files.csv"
+    lines = [line.split(",") for line in seen.read_text().splitlines()]
+    lines[0][2] = "00" * 32
+    lines[0][3] = f"{zlib.crc32(','.join(lines[0][:3]).encode()):08x}"
+    seen.write_text("".join(",".join(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match=r"cat/1.jpg changed while it was read; run again"):
+        download(source="folder", path=path)
+    assert download(source="folder", path=path).contents == CATS_AND_DOGS
+
+
+def test_a_photo_taken_away_while_photos_are_read_is_one_clear_line(download, tmp_path):
+    files = {f"{c}/{n:03}.jpg": f"{c}{n}".encode() for c in ("cat", "dog") for n in range(50)}
+    folder = write_files(tmp_path / "mine", files)
+    images = folder_images(folder, tmp_path / "seen.csv")
+    first = next(images)
+    (tmp_path / "mine/cat/020.jpg").unlink()
+    with pytest.raises(UserError, match=r"cat/020.jpg was taken away while the images were read"):
+        list(images)
+    (tmp_path / "mine/cat/000.jpg").unlink()
+    with pytest.raises(UserError, match=r"cat/000.jpg was taken away while the images were read"):
+        first.read()
+
+
+def test_what_is_no_file_in_a_folder_is_named(download, tmp_path):
+    path = write_files(tmp_path / "mine", CATS_AND_DOGS)
+    odd = tmp_path / "mine/cat/caf\udce9\x1b.jpg"
+    named = r"cat/caf\\xe9\\x1b.jpg is a broken link or no regular file; take it away"
+    for make in (
+        lambda: os.mkfifo(odd),
+        lambda: odd.symlink_to(odd),
+        lambda: odd.symlink_to("/dev/zero"),
+        lambda: odd.symlink_to("nowhere"),
+    ):
+        make()
+        with pytest.raises(UserError, match=named):
+            download(source="folder", path=path)
+        odd.unlink()
+
+
+@pytest.mark.parametrize("source", ["archive", "csv", "parquet"])
+def test_a_pipe_for_a_file_is_one_clear_line(download, tmp_path, source):
+    os.mkfifo(tmp_path / "labels.csv")
+    path = tmp_path if source == "csv" else tmp_path / "labels.csv"
+    with pytest.raises(UserError, match=r"labels.csv"):
+        download(source=source, path=str(path))
+
+
+def test_a_file_larger_than_any_photo_is_refused_unread(download, tmp_path):
+    path = write_files(tmp_path / "mine", CATS_AND_DOGS)
+    with open(tmp_path / "mine/cat/3.jpg", "wb") as file:
+        file.truncate(6 * 2**30)
+    with pytest.raises(UserError, match=r"cat/3.jpg has 6,442,450,944 bytes, but no image has"):
+        download(source="folder", path=path)
+    (tmp_path / "mine/labels.csv").write_text("file,label\ncat/3.jpg,cat\ndog/1.jpg,dog\n")
+    with pytest.raises(UserError, match=r"cat/3.jpg has 6,442,450,944 bytes, but no image has"):
+        download(source="csv", path=path)
+    with open(tmp_path / "mine/labels.csv", "wb") as file:
+        file.truncate(6 * 2**30)
+    with pytest.raises(UserError, match=r"labels.csv has 6,442,450,944 bytes, but no table"):
+        download(source="csv", path=path)
+
+
+@pytest.mark.parametrize(
+    "suffix", ["heic", "HEIF", "tga", "psd", "dds", "icb", "vda", "vst", "bmp"]
+)
+def test_images_of_phones_and_drawing_programs_count(download, tmp_path, suffix):
+    files = {f"cat/1.{suffix}": b"1", "dog/1.jpg": b"2"}
+    path = write_files(tmp_path / "mine", files)
+    assert download(source="folder", path=path).contents == files
+
+
+def test_labels_may_come_from_file_names(download, tmp_path):
+    files = {"train/cat.1.jpg": b"1", "train/dog.1.jpg": b"2", "test/dog_2.png": b"3"}
+    settings = {"label_pattern": r"([a-z]+)[._]\d+\.\w+$"}
+    by_folder = download(source="folder", path=write_files(tmp_path / "a", files), **settings)
+    zipped = write_zip(tmp_path / "a.zip", files)
+    for raw in (by_folder, download(source="archive", path=zipped, **settings)):
+        assert raw.contents == files
+        assert set(raw.labels.values()) == {"cat", "dog"}
+        assert raw.splits["test/dog_2.png"] == "test"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label_pattern": "("}, r"'\(' is not a regular expression"),
+        ({"label_pattern": "x{99999999999999999999}"}, "is not a regular expression"),
+        ({"label_pattern": "x", "source": "csv"}, "goes with source folder or archive, not csv"),
+        ({"url": "https://[::1"}, r"url 'https://\[::1' is no address"),
+        ({"url": "https://host:x/a.zip"}, "is no address"),
+        ({"path": "a\0b"}, "NUL"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Download(**({"source": "archive"} | settings))
+
+
 def test_a_failure_keeps_what_was_there(download, tmp_path):
     before = download(source="folder", path=write_files(tmp_path / "mine", CATS_AND_DOGS))
     write_files(tmp_path / "mine", {"stray.jpg": b"x"})
@@ -341,6 +489,38 @@ def test_archives_of_one_name_are_told_apart_by_their_folders(download, web):
     assert raw.contents["test-images/cat/1.jpg"] == b"testone"
     assert raw.splits["test-images/cat/1.jpg"] == "test"
     assert raw.splits["train-images/cat/1.jpg"] == "train"
+
+
+def test_archives_that_only_a_query_tells_apart_are_all_kept(download, web):
+    """Served by a program, as get?id=1: the path of the address says nothing."""
+    (web.folder / "get").mkdir()
+    write_zip(web.folder / "get/index.html", CATS_AND_DOGS)  # what the server gives for get/
+    urls = [f"{web.url}/get/?id={n}" for n in (1, 2)]
+    raw = download(source="archive", url=urls)
+    assert len(raw.rows) == 2 * len(CATS_AND_DOGS)
+
+
+def test_an_archive_is_not_overwritten_by_the_manifest(download, web):
+    write_zip(web.folder / "manifest.csv", CATS_AND_DOGS)
+    raw = download(source="archive", url=f"{web.url}/manifest.csv")
+    assert raw.contents == CATS_AND_DOGS
+    assert "archive-manifest.csv" in raw.files
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("set/photos%20(1).zip?v=2", "photos (1).zip"),
+        ("", "download"),
+        ("a/..", "download"),
+        ("%2e%2e%2fphotos.zip", "photos.zip"),
+        ("a%00b%1b.zip", "a_b_.zip"),
+        ("x" * 300, "x" * 100),
+        ("..%5cphotos.zip", "photos.zip"),
+    ],
+)
+def test_a_file_has_a_name_that_any_system_allows(path, name):
+    assert file_name(f"https://host/{path}") == name
 
 
 def test_an_own_archive_is_copied_for_it_may_change(download, tmp_path):
