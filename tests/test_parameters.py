@@ -54,3 +54,55 @@ def test_a_mistake_is_one_line_naming_key_value_and_what_is_allowed(tmp_path, te
     with pytest.raises(UserError, match=r"params\.yaml") as caught:
         read_parameters(path)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {devices: 1000}", "train.devices = 1000: input should be less than or equal to"),
+        ("train: {devices: 1%s}" % ("0" * 30), "input should be less than or equal to 64"),
+        ("train: {batch_size: 2, devices: 3}", "devices = 3 share a batch of batch_size = 2"),
+        ("train: {batch_size: 1000000000}", "should be less than or equal to 1048576"),
+        ("train: {epochs: 1000000000000}", "should be less than or equal to 100000"),
+        ("train: {clip_norm: 1.0e-300}", "should be greater than or equal to 0.000001"),
+        ("train: {optimizer: {groups: [{match: '('}]}}", "'(' is not a regular expression"),
+        ("augment: {randaugment: {layers: 1000000000}}", "should be less than or equal to 16"),
+        ("augment: {mixup: 1.0e+30}", "augment.mixup = 1e+30: input should be less than or equal"),
+        ("model: {settings: {filters: [3, .nan]}}", "model.settings: filters = nan is no number"),
+        ("model: {settings: {a: {b: [[-.inf]]}}}", "model.settings: a.b = -inf is no number that"),
+        ("model: {settings: {dense: 1%s}}" % ("0" * 400), "is no number that a net can use"),
+        ("model: {settings: {dense: 2020-01-01}}", "should be a number, a text, true, false or a"),
+        ("model: {settings: {1: 2}}", "model.settings.1"),
+        ("model: {settings: [1]}", "model.settings = [1]: input should be a valid dictionary"),
+        ("model: {settings: {a: [%s]}}" % ("1, " * 1001), "a has 1001 entries; 1000 are the most"),
+        ("model: {weights: ''}", "model.weights = '': string should have at least 1 character"),
+    ],
+)
+def test_what_cannot_end_well_is_refused(tmp_path, text, message):
+    with pytest.raises(UserError, match=r"params\.yaml") as caught:
+        read_parameters(write(tmp_path, text))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [".inf", ".nan"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(f"augment: {{{name}" for name in ("rotation", "width_shift", "zoom", "mixup", "cutmix")),
+        *(f"train: {{{name}" for name in ("label_smoothing", "clip_norm", "memory_limit")),
+        *(
+            f"train: {{optimizer: {{{name}"
+            for name in ("learning_rate", "momentum", "weight_decay")
+        ),
+        "train: {checkpoint_minutes",
+        "train: {early_stopping: {min_delta",
+        "train: {fine_tune: {learning_rate_factor",
+        "train: {schedule: {warmup",
+        "train: {averaging: {decay",
+        "train: {debug: {data_fraction",
+    ],
+)
+def test_no_setting_of_training_is_infinite(tmp_path, key, number):
+    text = f"{key}: {number}" + "}" * key.count("{")
+    with pytest.raises(UserError, match=r"params\.yaml: \w+\..* = (inf|nan): input should be"):
+        read_parameters(write(tmp_path, text))

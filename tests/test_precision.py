@@ -26,11 +26,25 @@ def test_auto_never_takes_bfloat16_without_instructions_for_it(tmp_path):
 
 
 def test_auto_keeps_to_its_choice(tmp_path):
-    chosen = choose_precision("auto", tmp_path)
-    for record in tmp_path.glob("precision-*.json"):
-        other = {"float32": "bfloat16", "bfloat16": "float32"}[chosen]
-        record.write_text(json.dumps({"precision": other}))
-        assert choose_precision("auto", tmp_path) == other
+    able = {"device": "any", "bfloat16": True}
+    choose_precision("auto", tmp_path, able)  # measured
+    (record,) = tmp_path.glob("precision-*.json")
+    for kept in ("float32", "bfloat16", "float32"):
+        record.write_text(json.dumps({"precision": kept}))
+        assert choose_precision("auto", tmp_path, able) == kept
+    assert choose_precision("auto", tmp_path, able | {"bfloat16": False}) == "float32"
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"precision": "float8"}'])
+def test_a_damaged_record_is_measured_anew(tmp_path, damage):
+    able = {"device": "any", "bfloat16": True}
+    choose_precision("auto", tmp_path, able)
+    (record,) = tmp_path.glob("precision-*.json")
+    record.write_text(damage)
+    chosen = choose_precision("auto", tmp_path, able)
+    kept = json.loads(record.read_text())
+    assert kept["precision"] == chosen
+    assert (kept["bfloat16_speedup"] >= WORTHWHILE) == (chosen == "bfloat16")
 
 
 def test_the_measurement_is_a_ratio():

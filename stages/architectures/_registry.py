@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 import stages.architectures
-from stages.architectures._weights import TooLarge, clean, limited, load_weights
+from stages.architectures._weights import TooLarge, check_file, clean, limited, load_weights
 from stages.errors import UserError
 
 # What an impossible value of a setting may raise. An architecture's own fault, such as a name it
@@ -60,6 +60,8 @@ def build_model(
         arguments["weights"] = weights
     elif weights == "imagenet":
         raise UserError(f"model.weights: imagenet is for model.name: backbone; {name} has none")
+    if weights not in (None, "imagenet"):
+        check_file(weights)
     problem = f"model {name} cannot be built for {_text(shape)}"
     try:
         with limited(memory):

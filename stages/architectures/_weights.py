@@ -48,11 +48,8 @@ def limited(memory: float) -> Iterator[None]:
         keras.Layer.add_weight = original
 
 
-def load_weights(model: keras.Model, path: str | Path) -> None:
-    """Weights for all of `model` from a file: .weights.h5, .keras, or .h5.
-
-    Raises `UserError` for a file that is missing, damaged or of another net.
-    """
+def check_file(path: str | Path) -> None:
+    """Raise `UserError` unless `path` is a file of weights, by its first bytes."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"model.weights: {path} is a folder; name the file in it")
@@ -64,6 +61,13 @@ def load_weights(model: keras.Model, path: str | Path) -> None:
         raise UserError(
             f"model.weights: {path} is damaged or no file of weights (.weights.h5, .h5, .keras)"
         )
+
+
+def load_weights(model: keras.Model, path: str | Path) -> None:
+    """Weights for all of `model` from a file: .weights.h5, .keras, or .h5.
+
+    Raises `UserError` for a file that is damaged or of another net.
+    """
     try:
         model.load_weights(path)
     except Exception as error:  # HDF5, zip and Keras each have many ways to say so

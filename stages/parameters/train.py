@@ -71,7 +71,7 @@ class Averaging(Section):
 
 class EarlyStopping(Section):
     patience: int | None = Field(None, ge=1)
-    min_delta: float = Field(0.0, ge=0)
+    min_delta: float = Field(0.0, ge=0, le=1000)
     start_from_epoch: int = Field(0, ge=0)
 
 
@@ -114,8 +114,8 @@ class Train(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     deterministic: bool = True
     devices: int = Field(1, ge=1, le=64)
-    memory_limit: float = Field(2.0, gt=0)
-    checkpoint_minutes: float = Field(10.0, gt=0)
+    memory_limit: float = Field(2.0, gt=0, le=1e6)
+    checkpoint_minutes: float = Field(10.0, gt=0, le=1e6)
     save_epochs: bool = False
     debug: Debug = Debug()
 

@@ -12,31 +12,38 @@ from pathlib import Path
 
 from stages.store.atomic import replace_file
 
+PRECISIONS = ("float32", "bfloat16")
+
 # Hardware with bfloat16 instructions runs the measurement 1.6 to 2.5 times faster in bfloat16,
 # the lower figures on a crowded machine; other hardware is not measured. So a choice at this
 # ratio is not a close one, and machines of one kind choose alike.
 WORTHWHILE = 1.2
 
 
-def choose_precision(wanted: str, cache: str | Path | None = None) -> str:
+def choose_precision(
+    wanted: str, cache: str | Path | None = None, machine: dict | None = None
+) -> str:
     """`float32` or `bfloat16`: what `wanted` says, or for `auto` what is faster here.
 
     `auto` measures a convolution's forward and backward pass in both, once a kind of machine:
     the choice is kept in the folder `cache` (default: the user's cache folder), so that the next
     run, and a resumed one, compute with the same numbers. Hardware without bfloat16
-    instructions is not measured.
+    instructions is not measured. `machine` says what the hardware is (default: what is found),
+    `bfloat16` among it.
     """
     if wanted != "auto":
         return wanted
-    machine = _machine()
+    machine = machine or _machine()
     if not machine["bfloat16"]:
         return "float32"
     name = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()[:16]
     path = Path(cache or _user_cache()) / f"precision-{name}.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["precision"]
-    except (OSError, ValueError, KeyError):
-        pass
+        kept = json.loads(path.read_text(encoding="utf-8"))["precision"]
+        if kept in PRECISIONS:
+            return kept
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not measured yet, or damaged
     ratio = measure()
     precision = "bfloat16" if ratio >= WORTHWHILE else "float32"
     record = {"precision": precision, "bfloat16_speedup": round(ratio, 2), "machine": machine}
