@@ -487,6 +487,11 @@ def test_a_resumed_training_is_profiled_too(workspace, monkeypatch):
     assert list((folder / "reports/tensorboard").rglob("*.xplane.pb"))
 
 
+def sizes_first(size):
+    sections = {"model": {"name": "gap", "settings": {"filters": 2}}}
+    return sections | {"train": {"image_sizes": [{"until": 0.5, "size": size}]}}
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
@@ -494,10 +499,8 @@ def test_a_resumed_training_is_profiled_too(workspace, monkeypatch):
             {"train": {"devices": 60}},
             r"devices = 60: without a GPU the CPU is split, into \d+ parts",
         ),
-        (
-            {"train": {"image_sizes": [{"until": 0.5, "size": 19}]}},
-            "size = 19 is more than the 18x",
-        ),
+        (sizes_first(19), "size = 19 is more than the 18x18 of the images"),
+        (sizes_first(5), "size = 5 is too small for the net gap"),
         ({"model": {"settings": {"filters": [10**6] * 3}}}, "training its weights takes more than"),
         ({"model": {"weights": "nowhere.h5"}}, "there is no file nowhere.h5"),
         ({"train": {"optimizer": {"groups": [{"match": "stem"}]}}}, "no weight's path has 'stem'"),

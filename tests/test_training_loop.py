@@ -187,7 +187,7 @@ def test_a_last_step_that_diverges_is_found(start, rate, validate, problem, tmp_
     message = rf"diverged in epoch 1: .*{problem}.* at a learning rate of {rate:.0e}".replace(
         "+", r"\+"
     )
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message + "; lower train.optimizer.learning_rate"):
         start("a", net=overflowing_net, validate=validate, **settings)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["state.npz"]
 

@@ -159,15 +159,10 @@ class Job:
         dataset = self.train_set.dataset
         classes = len(dataset.classes)
         outputs = number_of_outputs(model, classes)
-        for stage in settings.image_sizes:
-            if stage.size > max(dataset.shape[:2]):
-                raise UserError(
-                    f"train.image_sizes: size = {stage.size} is more than the "
-                    f"{dataset.shape[0]}x{dataset.shape[1]} of the images; make it smaller"
-                )
         shape = (None, None, dataset.shape[-1]) if settings.image_sizes else dataset.shape
         with environment.scope(self.strategy):
             net = build_model(model.name, shape, outputs, model.settings, model.weights)
+            self._check_image_sizes(net)
             # A set may be sorted by class, so not the first; in order, to read the disk once.
             some = epoch_order(self.images.labels, settings.seed, ADAPT_DRAW)[:ADAPT_IMAGES]
             adapt_model(model.name, net, self.images.take(np.sort(some)))
@@ -193,6 +188,18 @@ class Job:
             counts = np.maximum(np.bincount(self.images.labels, minlength=classes), 1)
             weights = (len(self.images) / (counts * classes)).astype(np.float32)
         return Learner(net, settings, classes, augment, weights, self.strategy)
+
+    def _check_image_sizes(self, net) -> None:
+        height, width, channels = self.train_set.dataset.shape
+        for stage in self.parameters.train.image_sizes:
+            problem = f"train.image_sizes: size = {stage.size} is"
+            if stage.size > max(height, width):
+                raise UserError(f"{problem} more than the {height}x{width} of the images; lower it")
+            try:
+                net.compute_output_spec(keras.KerasTensor((None, stage.size, stage.size, channels)))
+            except ValueError:
+                name = self.parameters.model.name
+                raise UserError(f"{problem} too small for the net {name}; raise it") from None
 
     def _fingerprint(self, files) -> str:
         stages = Path(__file__).parent.parent

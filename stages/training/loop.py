@@ -127,8 +127,10 @@ class _Training:
         self._log()
         print(self._line(row), flush=True)
 
-    def _stop_if_diverged(self, sums, state=(), what: str = "loss") -> None:
+    def _stop_if_diverged(self, sums, state=(), what="loss", untrained=False) -> None:
         """Raise unless the `sums` (loss, correct, images) and the arrays of `state` are finite.
+
+        `what` the loss is of, and whether it is that of weights which are still `untrained`.
 
         The same training would diverge again at the same step: where every run gives the same
         bytes, the next one is told so at once.
@@ -141,7 +143,7 @@ class _Training:
         if np.isfinite(loss):
             problem += ", but weights or the sums of their gradients overflow"
         rate = f"at a learning rate of {self.learner.learning_rate:.4g}"
-        if self.epoch == 0 and self.step == 1 and not state:  # the loss before anything was learnt
+        if untrained:
             advice = "the weights it starts from are not sound; see model.weights, model.settings"
         else:
             advice = (
@@ -154,7 +156,7 @@ class _Training:
             "of an earlier run is unchanged"
         )
         if self.settings.deterministic:
-            self.checkpoint.save([], {"failure": message})
+            self.checkpoint.save([], {"failure": message, "rows": self.rows})
         raise UserError(message)
 
     # Phases: all weights at once, or first all but the backbone and then all
@@ -199,7 +201,7 @@ class _Training:
                 pending = out if pending is None else pending + out
                 self.step += 1
                 if clock is None:  # the first step also compiles
-                    self._stop_if_diverged(out.numpy())
+                    self._stop_if_diverged(out.numpy(), untrained=done == 0)
                     clock, batches.waited = time.perf_counter(), 0.0
                 else:
                     seen += len(batch.index)
@@ -302,6 +304,8 @@ class _Training:
             return
         arrays, state = found
         if "failure" in state:
+            self.rows = state["rows"]
+            self._log()
             raise UserError(state["failure"])
         # The optimisers are those of the last epoch that was begun.
         self.epoch = state["epoch"] if state["step"] else state["epoch"] - 1
