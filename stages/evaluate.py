@@ -19,6 +19,7 @@ from stages.progress import progress
 from stages.store.handover import made_by
 from stages.store.image_set import ImageSet, load_image_set
 from stages.store.model import Judgement, Score, file_sha256, load_model, write_judgement
+from stages.store.names import path_cell
 from stages.store.outputs import Outputs, outputs_of
 from stages.store.tables import write_table
 from stages.store.timing import record_times
@@ -190,7 +191,7 @@ def _write_predictions(
         (classes[label] for label in test.labels),
         (classes[label] for label in probabilities.argmax(axis=1)),
         (f"{confidence:.6f}" for confidence in probabilities.max(axis=1)),
-        test.paths,
+        map(path_cell, test.paths),
         strict=True,
     )
     write_table(path, ["id", "actual", "predicted", "confidence", "path"], rows)

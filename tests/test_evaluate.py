@@ -10,11 +10,11 @@ import pytest
 from factory import COLOUR_CLASSES, colour_images, colour_model, write_colour_job
 
 from stages import evaluate
-from stages.card.model_card import escape_markdown
 from stages.errors import UserError
 from stages.inference.grad_cam import grad_cam, last_convolution
 from stages.inference.layers import layer_table
 from stages.inference.probabilities import probabilities
+from stages.store.names import markdown
 
 
 def read_rows(path):
@@ -208,7 +208,7 @@ def test_the_model_card_gives_data_interval_limits_settings_and_room_for_a_licen
         assert f"\n## {heading}\n" in card
     assert "| images.test | 90 |" in card
     assert '`{"name": "colour"}`' in card
-    assert escape_markdown(COLOUR_CLASSES[0]) in card
+    assert markdown(COLOUR_CLASSES[0]) in card
 
 
 def test_class_names_cannot_break_the_model_card(finished_job):

@@ -299,11 +299,47 @@ def test_the_same_review_gives_the_same_bytes(project):
     assert everything() == everything()
 
 
-def test_times_are_shown_when_there_are_any(project):
+def test_times_are_shown_when_they_are_of_the_model_reviewed(project):
     project.results(outcomes(9, 1))
     project.record("base")
-    project.write("reports/timing.json", json.dumps({"train": {"seconds": 12.5}}))
-    assert "| <code>train.seconds</code> | 12.5000 |" in project.review()
+    times = {"train": {"model": "ab" * 32, "seconds": 12.5}, "evaluate": {"seconds": 3.0}}
+    project.write("reports/timing.json", json.dumps(times))
+    assert "seconds" not in project.review()  # nothing says which model this is
+    project.write("models/model.json", json.dumps({"sha256": "ab" * 32}))
+    comment = project.review()
+    assert "| <code>train.seconds</code> | 12.5000 |" in comment
+    assert "evaluate.seconds" not in comment
+    project.write("models/model.json", json.dumps({"sha256": "cd" * 32}))  # another checked out
+    assert "seconds" not in project.review()
+
+
+def test_an_accuracy_no_better_than_the_commonest_class_is_said(project):
+    project.results(outcomes(60, 40))
+    project.record("base")
+    assert "commonest class" not in project.review()  # an earlier version did not tell
+    metrics = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
+    metrics["test"] |= {"accuracy_low": 0.5, "accuracy_high": 0.69, "base_rate": 0.62}
+    project.write("reports/metrics.json", json.dumps(metrics))
+    comment = project.review()
+    assert "> [!WARNING]\n> No better than always naming the commonest class" in comment
+    assert "62.0 %" in comment
+
+
+def test_hostile_paths_of_earlier_commits_are_safe_in_comment_and_table(project):
+    project.results(outcomes(9, 1))
+    path = Path("reports/predictions.csv")
+    rows = path.read_text(encoding="utf-8")
+    path.write_text(rows.replace("test/cat/i0001.png", "=1+1\x1b[31m\u202e.png"), encoding="utf-8")
+    project.record("base")
+    hostile = path.read_text(encoding="utf-8")
+    path.write_text(hostile.replace("i0001,cat,cat", "i0001,cat,=cmd"), encoding="utf-8")
+    comment = project.review()
+    table = Path("reports/review/images.csv").read_text(encoding="utf-8")
+    for said in (comment, table):
+        assert not set("\x1b\u202e") & set(said)
+    (row,) = csv.DictReader(table.splitlines())
+    assert row["path"] == "./=1+1\\x1b[31m\\u202e.png"
+    assert row["head"] == "'=cmd"
 
 
 # With and without the DVC cache

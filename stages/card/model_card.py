@@ -1,12 +1,14 @@
 """Render the model card (Mitchell et al. 2019, Model Cards for Model Reporting)."""
 
 import json
+import re
 from pathlib import Path
 
 import jinja2
 
 from stages.metrics import baseline
 from stages.store.model import ModelInfo
+from stages.store.names import markdown
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 
@@ -22,11 +24,11 @@ def model_card(info: ModelInfo, metrics: dict, data: dict, evaluate: dict) -> st
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # Markdown: names go through `escape_markdown`
+        autoescape=False,  # Markdown: names go through `markdown`
     )
-    environment.filters["md"] = escape_markdown
+    environment.filters["md"] = markdown
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.filters["json"] = escape_json
     environment.filters["numbers"] = _numbers
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     per_class = metrics["test"]["per_class"]
@@ -49,12 +51,9 @@ def weakest_classes(per_class: dict[str, dict], count: int = 3) -> list[str]:
     return sorted(present, key=lambda name: per_class[name]["f1"])[:count]
 
 
-def escape_markdown(text: object) -> str:
-    """`text` in one line that Markdown shows as it is, in tables too."""
-    line = " ".join(str(text).split())
-    for character in "\\`*_[]|#":
-        line = line.replace(character, "\\" + character)
-    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def escape_json(value: object) -> str:
+    """`value` as JSON for a code span in a table: nothing in it ends the span or the cell."""
+    return re.sub(r"[`|\x7f]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value))
 
 
 def _numbers(values: dict) -> list[tuple[str, float]]:

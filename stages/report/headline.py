@@ -2,6 +2,7 @@
 
 from stages.metrics import baseline
 from stages.report.results import Results
+from stages.store.names import printable
 
 
 def percent(share: float) -> str:
@@ -31,10 +32,11 @@ def console_summary(results: Results, times: dict[str, dict[str, float]], page: 
     for name, scores in weakest_classes(results):
         row = results.confusion[results.classes.index(name)].copy()
         row[results.classes.index(name)] = 0
-        taken = f", most often taken for {results.classes[row.argmax()]}" if row.any() else ""
+        other = printable(results.classes[row.argmax()])
+        taken = f", most often taken for {other}" if row.any() else ""
         lines.append(
-            f"  weakest: {name}: F1 {scores['f1']:.3f}, recall {percent(scores['recall'])} "
-            f"of {scores['support']:,}{taken}"
+            f"  weakest: {printable(name)}: F1 {scores['f1']:.3f}, "
+            f"recall {percent(scores['recall'])} of {scores['support']:,}{taken}"
         )
     for stage, figures in times.items():
         shown = ", ".join(

@@ -9,6 +9,7 @@ from stages.metrics import baseline
 from stages.report.headline import headline, percent, weakest_classes
 from stages.report.results import Results
 from stages.report.thumbnails import data_uri
+from stages.store.names import printable
 
 FOLDER = Path(__file__).parent
 MATRIX = 150  # most classes in the confusion matrix of the page
@@ -31,58 +32,69 @@ def render_page(
     `explanations` are (position in the test set, picture for the predicted class, picture
     for the actual class), pictures uint8 (h, w, 3).
     """
-    environment = jinja2.Environment(
+    classes = [printable(name) for name in results.classes]
+    usual = dict(_flat(defaults))
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            headline=headline(results.metrics["test"]),
+            warning=baseline.warning(results.metrics["test"]),
+            metrics=results.metrics,
+            test=results.metrics["test"],
+            weakest=weakest_classes(results),
+            classes=classes,
+            rows=_class_rows(results),
+            pairs=_pairs(results),
+            matrix=_matrix(results),
+            mistakes=[_item(results, at) for at in shown["mistakes"]],
+            mistakes_total=int((results.labels != results.predicted).sum()),
+            samples=[
+                {"src": src, "name": classes[results.train.labels[at]]}
+                for at, src in _thumbnails(results.train, shown["samples"])
+            ],
+            explanations=[
+                _item(results, at) | {"wrong": data_uri(wrong), "right": data_uri(right)}
+                for at, wrong, right in explanations
+            ],
+            charts=charts,
+            layers=results.model["layers"],
+            shape=results.model["shape"],
+            chosen_epoch=results.chosen_epoch,
+            data=[
+                (name, value)
+                for part, values in results.data.items()
+                if part != "classes"  # the table of classes has them
+                for name, value in _flat({part: values})
+            ],
+            near=[_near(results, line) for line in results.near],
+            near_total=results.data.get("duplicates", {}).get(
+                "near_across_sides", len(results.near)
+            ),
+            rejects=results.rejects[:SHOWN_REJECTS],
+            rejects_total=len(results.rejects),
+            settings=[
+                (name, value, usual.get(name, "none") != value) for name, value in _flat(settings)
+            ],
+            counts=results.counts,
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """For templates whose values are text, never markup, and show all that is in them."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
+        # Not of `Markup`, which is what `safe` and `tojson` give.
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
-    environment.filters["number"] = lambda value: f"{value:,}"
-    classes = results.classes
-    usual = dict(_flat(defaults))
-    return environment.get_template(
-        "page.html.j2"
-    ).render(
-        headline=headline(results.metrics["test"]),
-        warning=baseline.warning(results.metrics["test"]),
-        metrics=results.metrics,
-        test=results.metrics["test"],
-        weakest=weakest_classes(results),
-        classes=classes,
-        rows=_class_rows(results),
-        pairs=_pairs(results),
-        matrix=_matrix(results),
-        mistakes=[_item(results, at) for at in shown["mistakes"]],
-        mistakes_total=int((results.labels != results.predicted).sum()),
-        samples=[
-            {"src": src, "name": classes[results.train.labels[at]]}
-            for at, src in _thumbnails(results.train, shown["samples"])
-        ],
-        explanations=[
-            _item(results, at) | {"wrong": data_uri(wrong), "right": data_uri(right)}
-            for at, wrong, right in explanations
-        ],
-        charts=charts,
-        layers=results.model["layers"],
-        shape=results.model["shape"],
-        chosen_epoch=results.chosen_epoch,
-        data=[
-            (name, value)
-            for part, values in results.data.items()
-            if part != "classes"  # the table of classes has them
-            for name, value in _flat({part: values})
-        ],
-        near=[_near(results, line) for line in results.near],
-        near_total=results.data.get("duplicates", {}).get("near_across_sides", len(results.near)),
-        rejects=results.rejects[:SHOWN_REJECTS],
-        rejects_total=len(results.rejects),
-        settings=[
-            (name, value, usual.get(name, "none") != value) for name, value in _flat(settings)
-        ],
-        counts=results.counts,
-    )
+    made.filters["percent"] = percent
+    made.filters["number"] = lambda value: f"{value:,}"
+    return made
 
 
 def _thumbnails(images, positions):
@@ -155,7 +167,7 @@ def _matrix(results: Results) -> dict:
     inside = counts[np.ix_(chosen, chosen)]
     return {
         "classes": chosen.tolist(),
-        "names": results.classes,
+        "names": [printable(name) for name in results.classes],
         "actual": counts.sum(axis=1)[chosen].tolist(),
         "predicted": counts.sum(axis=0)[chosen].tolist(),
         "f1": [results.metrics["test"]["per_class"][results.classes[k]]["f1"] for k in chosen],

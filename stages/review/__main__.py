@@ -11,8 +11,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pyarrow as pa
-
 from stages.errors import UserError, run
 from stages.review import revision
 from stages.review.chance import paired_test
@@ -21,6 +19,7 @@ from stages.review.comment import Review, code, write_comment
 from stages.review.pictures import draw_confusion, draw_epochs
 from stages.review.results import IN_GIT, METRICS, PLOTS, SPLITS, Results, read_results
 from stages.store.atomic import replace_directory
+from stages.store.names import cell, path_cell, printable
 from stages.store.tables import write_table
 
 HERE = Path(".")
@@ -37,7 +36,9 @@ def main() -> None:
         revision.extract(commit, IN_GIT, folder)
         lacking = revision.extract_from_cache(commit, [SPLITS, PLOTS], folder)
         for path, reason in lacking.items():
-            print(f"{path} of {arguments.base} is not to be had: {reason}", file=sys.stderr)
+            print(
+                printable(f"{path} of {arguments.base} is not to be had: {reason}"), file=sys.stderr
+            )
         base, head = read_results(folder, arguments.base), read_results(HERE, "this change")
         review = compare(base, head)
         review.code = revision.changed_code(commit)
@@ -115,10 +116,11 @@ def _copy_plots(review: Review, folder: Path) -> None:
 def write_outcomes(pairing: Pairing | None, path: Path) -> None:
     """Every image whose outcome changed, as a table for further work."""
     columns = ("outcome", "id", "path", "actual", "base", "head")
-    rows: list[pa.Table] = []
+    rows: list[list[str]] = []
     for outcome in ("broken", "fixed"):
         for row in getattr(pairing, outcome).to_pylist() if pairing else ():
-            rows.append([outcome, *(row[column] for column in columns[1:])])
+            names = (cell(row[column]) for column in ("actual", "base", "head"))
+            rows.append([outcome, row["id"], path_cell(row["path"]), *names])
     write_table(path, columns, rows)
 
 

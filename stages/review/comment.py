@@ -1,6 +1,5 @@
 """The Markdown comment. Text from files (classes, paths, values) is escaped."""
 
-import re
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -9,6 +8,7 @@ from stages.metrics import baseline
 from stages.review.chance import PairedTest
 from stages.review.changes import Change, ClassCount, Pairing, changes, flatten
 from stages.review.results import Results
+from stages.store.names import markdown
 
 # The first line; finds the comment again when a later push updates it.
 MARKER = "<!-- image classification review -->"
@@ -16,7 +16,6 @@ ROWS = 20  # of a table, at most; keeps the comment below GitHub's 65,536 charac
 OPEN_PICTURES = ("Learning curves", "confusion_actual", "confusion")  # the others are folded
 HEADLINE = ("accuracy", "loss", "top", "f1_macro", "balanced_accuracy", "roc_auc")
 MINUS = "\N{MINUS SIGN}"
-MARKUP = re.compile(r"[&<>\"'\\`*\[\]|~@#]|(?<![^\W_])_|_(?![^\W_])")  # not the _ of f1_macro
 LOWER_IS_BETTER = ("loss", "brier", "calibration_error")
 HIGHER_IS_BETTER = ("accuracy", "f1", "precision", "recall", "roc_auc")
 
@@ -56,17 +55,12 @@ def write_comment(review: Review) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def text(value: object) -> str:
-    """`value` as plain text inside Markdown: no markup, no mention, no broken table."""
-    return MARKUP.sub(lambda found: f"&#{ord(found[0])};", " ".join(str(value).split()))
-
-
 def code(value: object) -> str:
     """`value` in a fixed-width font, shortened in the middle if very long."""
     value = str(value)
     if len(value) > 100:
         value = value[:48] + " … " + value[-48:]
-    return f"<code>{text(value)}</code>"
+    return f"<code>{markdown(value)}</code>"
 
 
 def table(header: list[str], rows: list[list[str]], what: str = "rows", most: int = ROWS) -> str:
@@ -329,7 +323,7 @@ def _data(review: Review) -> str:
         removed = sum(count.removed for count in review.counts)
         rows = [
             [
-                text(count.label),
+                markdown(count.label),
                 f"{count.base:,}",
                 f"{count.head:,}",
                 f"+{count.added:,}" if count.added else "0",
@@ -351,7 +345,7 @@ def _data(review: Review) -> str:
     if not changed:
         return f"{title}\n\n{said}: the same number of images of every class."
     rows = [
-        [text(change.key), number(change.base), number(change.head), _signed(change)]
+        [markdown(change.key), number(change.base), number(change.head), _signed(change)]
         for change in changed
     ]
     header = ["class", _name(review.base), "here", "change"]
@@ -375,12 +369,12 @@ def _classes(review: Review) -> str:
     for names, what in ((new, "New"), (gone, "Gone")):
         if names:
             more = f" and {len(names) - ROWS:,} more" if len(names) > ROWS else ""
-            lines.append(f"{what}: {', '.join(text(name) for name in names[:ROWS])}{more}.")
+            lines.append(f"{what}: {', '.join(markdown(name) for name in names[:ROWS])}{more}.")
     both = [name for name in head if name in base and base[name]["f1"] != head[name]["f1"]]
     both.sort(key=lambda name: (-abs(head[name]["f1"] - base[name]["f1"]), name))
     rows = [
         [
-            text(name),
+            markdown(name),
             number(base[name]["f1"]),
             number(head[name]["f1"]),
             points(head[name]["f1"] - base[name]["f1"]),
@@ -426,9 +420,9 @@ def _image_list(rows: pa.Table, summary: str, review: Review) -> str:
     shown = [
         [
             code(row["path"]),
-            text(row["actual"]),
-            f"{text(row['base'])} {row['base_confidence']:.2f}",
-            f"{text(row['head'])} {row['head_confidence']:.2f}",
+            markdown(row["actual"]),
+            f"{markdown(row['base'])} {row['base_confidence']:.2f}",
+            f"{markdown(row['head'])} {row['head_confidence']:.2f}",
         ]
         for row in rows.slice(0, ROWS).to_pylist()
     ]
@@ -451,7 +445,7 @@ def _pictures(review: Review) -> str:
 
 
 def _picture(caption: str, base: str | None, head: str | None, review: Review) -> str:
-    alt = text(caption)
+    alt = markdown(caption)
     if base and head:
         row = [f'<img src="{link}" width="400" alt="{alt}">' for link in (base, head)]
         drawn = table([_name(review.base), "here"], [row]).replace("| ---: |", "| --- |")

@@ -8,7 +8,8 @@ import re
 UNSHOWABLE = re.compile(
     "[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-
+# What Markdown, or GitHub's, gives a meaning. Not the _ of f1_macro.
+_MARKUP = re.compile(r"[&<>\"'\\`*\[\]|~@#$]|(?<![^\W_])_|_(?![^\W_])")
 _FORMULA = tuple("=+-@\t\r")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -35,6 +36,12 @@ def cell(text: str, mark: str = "'") -> str:
 def path_cell(path: str) -> str:
     """`path` as `cell` writes it; ./=x is the same file as =x, and no formula."""
     return cell(path, "./")
+
+
+def markdown(text: object) -> str:
+    """`text` in one line of plain text inside Markdown: no markup, no mention, no broken table."""
+    line = printable(" ".join(str(text).split()))
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", line)
 
 
 def _escape(match: re.Match) -> str:
