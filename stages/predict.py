@@ -28,13 +28,20 @@ from stages.inputs.find import Input, find_inputs
 from stages.inputs.load import Batch, load
 from stages.progress import progress
 from stages.store.atomic import replace_file
-from stages.store.model import Judgement, load_model, read_info, read_judgement
+from stages.store.model import (
+    Judgement,
+    largest_activation,
+    load_model,
+    read_info,
+    read_judgement,
+)
 from stages.store.names import cell, path_cell, printable
 
 MODEL = Path("models/model.keras")
 TOP_K = 3  # classes named for an image, unless the model was judged by others
 BATCH_PIXELS = 2**22  # decoded at a time: 83 images of 224x224, and at most BATCH_SIZE
 BATCH_SIZE = 128
+BATCH_NUMBERS = 2**26  # that a layer may give at a time: 256 MiB of float32
 LISTED = 20  # unreadable images named on the terminal
 
 
@@ -148,8 +155,10 @@ def _classify(path: Path, tta: str, batches: Iterator[Batch]) -> Iterator[tuple[
     from stages.inference.probabilities import classifier
 
     classify = classifier(model, tta)
+    size = max(1, BATCH_NUMBERS // largest_activation(model))
     for batch in batches:
-        chances = classify(batch.images)
+        parts = range(0, max(1, len(batch.images)), size)
+        chances = np.concatenate([classify(batch.images[at : at + size]) for at in parts])
         if not np.isfinite(chances).all():
             raise UserError(
                 f"{path} gives no numbers (NaN): its training diverged; lower "

@@ -380,3 +380,46 @@ def test_what_plot_reads_may_be_missing_or_damaged_too(
         assert "\n" not in message
         assert f"dvc repro {stage}" in message
         assert (folder / "reports/report.html").read_bytes() == before
+
+
+def test_a_model_that_always_names_one_class_is_said_to_be_no_better(tmp_path, monkeypatch, capsys):
+    """In the terminal, on the page and in the model card."""
+    from stages import plot
+    from stages.store.model import load_model, save_model
+
+    write_colour_job(tmp_path, test=30)
+    monkeypatch.chdir(tmp_path)
+    model, info = load_model("models/model.keras")
+    model.layers[-1].set_weights([np.zeros((3, 3)), np.array([1.0, 0, 0])])
+    save_model(model, tmp_path / "models/model.keras", info)
+    evaluate.main()
+    plot.main()
+    test = json.loads((tmp_path / "reports/metrics.json").read_text(encoding="utf-8"))["test"]
+    assert test["base_rate"] == test["accuracy"] == pytest.approx(1 / 3, abs=1e-6)
+    said = "No better than always naming the commonest class, which is right for 33.3 %"
+    assert said in capsys.readouterr().out.splitlines()[1]
+    assert said in (tmp_path / "reports/report.html").read_text(encoding="utf-8")
+    assert said in (tmp_path / "models/README.md").read_text(encoding="utf-8")
+
+
+def test_a_good_model_is_not_warned_of(finished_job):
+    assert "commonest" not in (finished_job / "models/README.md").read_text(encoding="utf-8")
+    assert "commonest" not in (finished_job / "reports/report.html").read_text(encoding="utf-8")
+
+
+def test_paths_in_predictions_are_no_formulas_and_hide_nothing(tmp_path, monkeypatch):
+    hostile = ["=cmd|' calc'!A0.png", "-1.png", "\x1b[31m.png", "\u202ex.png"]
+    write_colour_job(tmp_path, test=6, val=0)
+    index = tmp_path / "data/processed/index.csv"
+    rows = read_rows(index)
+    for number, name in enumerate(hostile):
+        row = next(row for row in rows if row["path"].endswith(f"test {number}.jpg"))
+        row["path"] = name
+    with open(index, "w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    monkeypatch.chdir(tmp_path)
+    evaluate.main()
+    paths = [row["path"] for row in read_rows(tmp_path / "reports/predictions.csv")]
+    assert paths[:4] == [f"./{hostile[0]}", "./-1.png", "\\x1b[31m.png", "\\u202ex.png"]

@@ -198,3 +198,15 @@ def test_the_page_lists_layers_settings_and_how_to_reproduce(page):
     assert texts(page, "#model tbody th")[1:3] == ["features", "same"]
     assert "train.epochs" in texts(page, "#settings tbody th")
     assert "dvc repro" in page.find_element(By.ID, "reproduce").text
+
+
+def test_near_duplicates_are_shown_side_by_side(page):
+    near = page.find_element(By.ID, "near")
+    assert near.find_element(By.TAG_NAME, "summary").text.endswith("different sides: 1")
+    (pair,) = near.find_elements(By.TAG_NAME, "li")
+    pictures = pair.find_elements(By.TAG_NAME, "img")
+    assert [p.get_attribute("alt") for p in pictures] == ["<i>copy</i>.jpg", "train/0.jpg"]
+    assert all(p.get_property("naturalWidth") == 16 for p in pictures)
+    shown = [span.text for span in pair.find_elements(By.CSS_SELECTOR, ".triple span")]
+    assert shown == [f"test: {RED}", f"train: {RED}"]
+    assert "distance 0.0012" in pair.text

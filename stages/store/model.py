@@ -32,8 +32,9 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
 TEXT_BYTES = 16 * 2**20
 # What HDF5 may add to the numbers it holds: in all, and for each variable.
 H5_BYTES, H5_BYTES_EACH = 2**20, 2**14
-# Numbers that one layer may give for one image: 512 MiB of float32.
-ACTIVATION = 2**27
+# Numbers that one layer may give for one image: so many, and so many for each pixel, at most 2 GiB
+# of float32. The widest of keras.applications give 64 for each pixel.
+NUMBERS, NUMBERS_A_PIXEL, MOST_NUMBERS = 2**20, 512, 2**29
 
 # Layers that run code of the file, or read other files: no classifier of pixels needs them.
 UNSAFE = {
@@ -251,11 +252,15 @@ def _check_net(net, info: ModelInfo) -> None:
         raise ValueError(
             f"it turns {net.input_shape} into {net.output_shape}, not {takes} into {gives}"
         )
-    for layer in net._flatten_layers():
-        for shape in _output_shapes(layer):
-            count = math.prod(side for side in shape[1:] if side)
-            if count > ACTIVATION or (shape and shape[0] not in (None, 1)):
-                raise ValueError(f"layer {layer.name} gives {count:,} numbers an image")
+    most = min(NUMBERS + NUMBERS_A_PIXEL * math.prod(info.shape[:2]), MOST_NUMBERS)
+    if (count := largest_activation(net)) > most:
+        raise ValueError(f"a layer gives {count:,} numbers for an image")
+
+
+def largest_activation(net) -> int:
+    """The most numbers that a layer of `net` gives for one image."""
+    shapes = [shape for layer in net._flatten_layers() for shape in _output_shapes(layer)]
+    return max(math.prod(side for side in shape[1:] if side) for shape in shapes)
 
 
 def _output_shapes(layer) -> list[tuple]:
