@@ -440,12 +440,29 @@ def test_no_results_is_one_line(project):
         project.review()
 
 
-def test_a_malformed_result_is_one_line_that_names_its_side(project):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("reports/metrics.json", "<<<<<<< main"),
+        ("reports/metrics.json", "[1]"),
+        ("reports/predictions.csv", "id,actual\n1"),
+        ("reports/train/plots/metrics/val/loss.tsv", ""),
+    ],
+)
+def test_a_malformed_result_is_one_line_that_names_its_side(project, name, content):
     project.results(outcomes(9, 1))
-    project.write("reports/metrics.json", "<<<<<<< main")
+    project.write(name, content)
     project.record("a merge gone wrong")
     project.results(outcomes(9, 1))
     with pytest.raises(UserError, match="a result of main cannot be read"):
+        project.review()
+
+
+def test_results_without_a_test_accuracy_are_one_line(project):
+    project.results(outcomes(9, 1))
+    project.record("base")
+    project.write("reports/metrics.json", "{}")
+    with pytest.raises(UserError, match="no test accuracy"):
         project.review()
 
 

@@ -40,6 +40,8 @@ def main() -> None:
                 printable(f"{path} of {arguments.base} is not to be had: {reason}"), file=sys.stderr
             )
         base, head = read_results(folder, arguments.base), read_results(HERE, "this change")
+        if "accuracy" not in head.metrics.get("test", {}):
+            raise UserError(f"{METRICS} has no test accuracy; make it anew: dvc repro evaluate")
         review = compare(base, head)
         review.code = revision.changed_code(commit)
         review.stale = revision.stale_stages()

@@ -66,18 +66,18 @@ def read_results(folder: Path, name: str) -> Results:
             epochs=_read_epochs(folder / EPOCHS),
             plots={path.stem: path for path in sorted((folder / PLOTS).glob("*.png"))},
         )
-    except (yaml.YAMLError, pa.ArrowException, KeyError, ValueError) as error:
+    except (yaml.YAMLError, pa.ArrowException, LookupError, ValueError, TypeError) as error:
         raise UserError(
             f"a result of {name} cannot be read ({error}); rebuild it there with: dvc repro"
         ) from None
 
 
 def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _read_yaml(path: Path) -> dict:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path.exists() else {}
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
 
 
 def _read_predictions(path: Path) -> pa.Table | None:
