@@ -20,6 +20,7 @@ costs whatever else runs.
     python -m bench.decode      (about three minutes)
 """
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -57,6 +58,9 @@ GRAIN = 3  # levels
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     import keras
 
     results, met = {}, []

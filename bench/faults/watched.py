@@ -163,7 +163,11 @@ def judge(done: Done, memory: int = GIB) -> Outcome:
 
 
 def run_functions(
-    function: Callable[..., Outcome], arguments: tuple, numbers: Iterable[int], workers: int
+    function: Callable[..., Outcome],
+    arguments: tuple,
+    numbers: Iterable[int],
+    workers: int,
+    seconds: float = SECONDS,
 ) -> Iterator[tuple[int, Outcome]]:
     """Yield each of `numbers` with the outcome of `function(*arguments, number)`, as they end.
 
@@ -174,7 +178,7 @@ def run_functions(
     ready = threading.Semaphore(0)
 
     def work() -> None:
-        worker = _Worker(function, arguments)
+        worker = _Worker(function, arguments, seconds)
         try:
             while True:
                 with lock:
@@ -210,8 +214,8 @@ def run_functions(
 class _Worker:
     """A process that calls a function with one number after the other."""
 
-    def __init__(self, function: Callable[..., Outcome], arguments: tuple):
-        self._function, self._arguments = function, arguments
+    def __init__(self, function: Callable[..., Outcome], arguments: tuple, seconds: float):
+        self._function, self._arguments, self._seconds = function, arguments, seconds
         self._process = None
 
     def call(self, number: int) -> Outcome:
@@ -223,7 +227,7 @@ class _Worker:
             self._process.start()
             theirs.close()
             self._pipe.recv()  # imports are done
-        watch = Watch(self._process.pid, SECONDS, GIB)
+        watch = Watch(self._process.pid, self._seconds, GIB)
         self._pipe.send(number)
         try:
             while not self._pipe.poll(0.05):
