@@ -22,8 +22,8 @@ from bench.faults.cases import (
 )
 from bench.faults.images import mutated
 from bench.faults.kills import judge_struck
-from bench.faults.models import CASES
-from bench.faults.params import spoilt
+from bench.faults.models import on_purpose
+from bench.faults.params import special, spoilt
 from bench.faults.watched import GIB, Done, judge, run_program
 from stages.images import Recipe
 from stages.store.model import save_model
@@ -251,5 +251,6 @@ def test_how_a_struck_stage_ended_is_judged(code, err, how, verdict):
 
 
 def test_names_of_what_is_made_on_purpose_are_unique():
-    for names in ([what for what, *_ in HOSTILE], [what for what, *_ in CASES]):
+    for cases in (HOSTILE, on_purpose(), special()):
+        names = [what for what, *_ in cases]
         assert len(set(names)) == len(names)

@@ -114,9 +114,9 @@ def damaged(random: Random) -> Case:
             hit.add(member.name)
     if way is wrong_size:  # within its last block: what the header says is what it is
         hit = {m.name for m, n in zip(members, headers(spoilt), strict=False) if m.size != n.size}
-    must = REFUSE if way in (flip_in_header, zero_header, cut) and spoilt != tar else ""
-    if way is cut and len(spoilt) >= members[-1].offset_data + members[-1].size + BLOCK:
-        must = ""  # only padding was cut
+    must = REFUSE if way is zero_header else ""
+    if way is cut and len(spoilt) < members[-1].offset_data + members[-1].size:
+        must = REFUSE  # more than padding was cut
     return Case(f"{kind}, {way.__name__} within", COMPRESSORS[kind](spoilt), must, frozenset(hit))
 
 
@@ -366,6 +366,7 @@ def twice(make: Callable, name: str) -> Callable[[dict], bytes]:
 
 
 DOCX = make_zip({"word/document.xml": b"<w/>", "[Content_Types].xml": b"<t/>"})
+PHOTO = _saved(picture("RGB"), "PNG")
 GZ = COMPRESSORS["tar.gz"]
 CHARACTERS = "b/\x1b[31m\u202ecod\u200b.png"
 OUTSIDE = ("../../escaped.png", "/tmp/../escaped.png", "a/../../../../escaped.png")
@@ -432,7 +433,6 @@ HOSTILE: list[tuple[str, Callable[[dict], bytes], str]] = [
         for what, name in (
             ("NUL in a name", "b/nul\0.png"),
             ("a name of 300 characters", f"b/{'n' * 300}.png"),
-            ("a folder of 300 characters", f"{'n' * 300}/1.png"),
             ("control and bidi characters", CHARACTERS),
             ("a name like a folder's", "b/.png"),
             ("an image below an image", "a/00.png/1.png"),
@@ -442,7 +442,10 @@ HOSTILE: list[tuple[str, Callable[[dict], bytes], str]] = [
     ("tar, an empty name", tar_with(""), ""),
     ("tar, an empty name, a folder", tar_with("", b"", type=tarfile.DIRTYPE), ""),
     ("tar, a name that is not UTF-8", tar_with("b/\udcff\udcfe.png"), ""),
-    ("tar, a class that is not UTF-8", tar_with("\udcff\udcfe/1.png"), ""),
+    # A class needs an image that can be read.
+    ("tar, a class that is not UTF-8", tar_with("\udcff\udcfe/1.png", PHOTO), ""),
+    ("tar, a class of 300 characters", tar_with(f"{'n' * 300}/1.png", PHOTO), ""),
+    ("zip, a class of 300 characters", zip_with(f"{'n' * 300}/1.png", PHOTO), ""),
     ("zip, a name that is no UTF-8 but says so", patched_zip(central(8), b"\0\x08"), ""),
     ("tar, a block more", sized_tar(lambda size: size + BLOCK), REFUSE),
     ("tar, a block less", sized_tar(lambda size: size - BLOCK), REFUSE),

@@ -1,10 +1,11 @@
 """Foreign and damaged model files: `python -m stages.predict` refuses each with one line.
 
-No code in them may run, no file be touched. The numbers up to `len(CASES)` are made on purpose,
+No code in them may run, no file be touched. The numbers up to the last of `on_purpose` are made so,
 further ones are the sound model, cut or flipped at random.
 """
 
 import base64
+import functools
 import io
 import json
 import marshal
@@ -214,68 +215,81 @@ def large_input(config: dict) -> dict:
 
 DEEP = b'{"a":' * 50_000 + b"1" + b"}" * 50_000
 
-# What it is, the function that makes it, and what must come of it. The first are those that a
-# short run tries: of them only one gets as far as TensorFlow.
-CASES: list[tuple[str, Make, str]] = [
-    ("an empty file", content(b""), REFUSE),
-    ("a folder", lambda model, path: path.mkdir(), REFUSE),
-    ("cut short", cut, REFUSE),
-    ("no info", with_member(INFO, None), REFUSE),
-    ("a pickle", pickled, REFUSE),
-    ("a Lambda layer", with_layer(layer("Lambda", function=lambda_code(), arguments={})), REFUSE),
-    ("sound", lambda model, path: path.write_bytes(model), ACCEPT),
-    ("a pickle in a zip", torch_like, REFUSE),
-    ("missing", missing, REFUSE),
-    ("a loop of links", loop, REFUSE),
-    ("a FIFO", lambda model, path: os.mkfifo(path), REFUSE),
-    ("text", content(b"a model\n" * 100), REFUSE),
-    ("a photo", content(_saved(picture("RGB"), "PNG")), REFUSE),
-    ("an old .h5 with a Lambda layer", legacy_h5, REFUSE),
-    ("info that is a list", with_json(INFO, lambda value: [value]), REFUSE),
-    ("info that is null", with_member(INFO, b"null"), REFUSE),
-    ("info that is no JSON", with_member(INFO, b"{"), REFUSE),
-    ("info that is not UTF-8", with_member(INFO, b'{"classes": "\xff\xfe"}'), REFUSE),
-    ("info 50,000 deep", with_member(INFO, DEEP), REFUSE),
-    ("info that unpacks to 6 GiB", bomb(INFO), REFUSE),
-    ("info without classes", info(classes=None), REFUSE),
-    ("classes that are a text", info(classes="ab"), REFUSE),
-    ("classes that are numbers", info(classes=[1, 2]), REFUSE),
-    ("no classes", info(classes=[]), REFUSE),
-    ("more classes than outputs", info(classes=[str(number) for number in range(1000)]), REFUSE),
-    ("no preprocess", info(preprocess=None), REFUSE),
-    ("preprocess without size", info(preprocess={}), REFUSE),
-    ("60,000 x 60,000 pixels", preprocess(size=[60_000, 60_000]), REFUSE),
-    ("negative size", preprocess(size=[-8, 8]), REFUSE),
-    ("a size that is a text", preprocess(size="88"), REFUSE),
-    ("a size with a fraction", preprocess(size=[8.5, 8]), REFUSE),
-    ("another size than the net's", preprocess(size=[31, 33]), REFUSE),
-    ("an unknown interpolation", preprocess(interpolation="__class__"), REFUSE),
-    ("an unknown resize", preprocess(resize="bend"), REFUSE),
-    ("an unknown colour", preprocess(color="cmyk"), REFUSE),
-    ("a background of two", preprocess(background=[1, 2]), REFUSE),
-    ("no config", with_member(CONFIG, None), REFUSE),
-    ("config that is no JSON", with_member(CONFIG, b"{"), REFUSE),
-    ("config 50,000 deep", with_member(CONFIG, DEEP), REFUSE),
-    ("config of an unknown class", with_layer(layer("Nothing")), REFUSE),
-    ("a registered class of its own", with_layer(layer("Mine", "mine", "pack>Mine")), REFUSE),
-    ("a class of os", with_layer(layer("system", "os", command="touch escaped")), REFUSE),
-    (
-        "a function of os",
-        with_layer(layer("Activation", activation=function("os", "system"))),
-        REFUSE,
-    ),
-    ("keras.utils.get_file", get_file, REFUSE),
-    ("a billion units", wide(10**9), REFUSE),
-    ("an input of 60,000 x 60,000", with_json(CONFIG, large_input), REFUSE),
-    ("metadata of another Keras", with_member(METADATA, b'{"keras_version": "99.0"}'), ""),
-    ("no metadata", with_member(METADATA, None), ""),
-    ("no weights", with_member(WEIGHTS, None), REFUSE),
-    ("weights that are noise", with_member(WEIGHTS, bytes(range(256)) * 9), REFUSE),
-    ("weights that unpack to 6 GiB", bomb(WEIGHTS), REFUSE),
-    ("weights of a huge shape", with_member(WEIGHTS, h5(huge_dataset)), REFUSE),
-    ("weights in another file", with_member(WEIGHTS, h5(external_dataset)), REFUSE),
-    ("a member outside", with_member("../../escaped", b"x"), ""),
-]
+
+@functools.cache
+def on_purpose() -> list[tuple[str, Make, str]]:
+    """What it is, the function that makes it, and what must come of it.
+
+    The first are those that a short run tries: of them only one gets as far as TensorFlow.
+    """
+    return [
+        ("an empty file", content(b""), REFUSE),
+        ("a folder", lambda model, path: path.mkdir(), REFUSE),
+        ("cut short", cut, REFUSE),
+        ("no info", with_member(INFO, None), REFUSE),
+        ("a pickle", pickled, REFUSE),
+        (
+            "a Lambda layer",
+            with_layer(layer("Lambda", function=lambda_code(), arguments={})),
+            REFUSE,
+        ),
+        ("sound", lambda model, path: path.write_bytes(model), ACCEPT),
+        ("a pickle in a zip", torch_like, REFUSE),
+        ("missing", missing, REFUSE),
+        ("a loop of links", loop, REFUSE),
+        ("a FIFO", lambda model, path: os.mkfifo(path), REFUSE),
+        ("text", content(b"a model\n" * 100), REFUSE),
+        ("a photo", content(_saved(picture("RGB"), "PNG")), REFUSE),
+        ("an old .h5 with a Lambda layer", legacy_h5, REFUSE),
+        ("info that is a list", with_json(INFO, lambda value: [value]), REFUSE),
+        ("info that is null", with_member(INFO, b"null"), REFUSE),
+        ("info that is no JSON", with_member(INFO, b"{"), REFUSE),
+        ("info that is not UTF-8", with_member(INFO, b'{"classes": "\xff\xfe"}'), REFUSE),
+        ("info 50,000 deep", with_member(INFO, DEEP), REFUSE),
+        ("info that unpacks to 6 GiB", bomb(INFO), REFUSE),
+        ("info without classes", info(classes=None), REFUSE),
+        ("classes that are a text", info(classes="ab"), REFUSE),
+        ("classes that are numbers", info(classes=[1, 2]), REFUSE),
+        ("no classes", info(classes=[]), REFUSE),
+        (
+            "more classes than outputs",
+            info(classes=[str(number) for number in range(1000)]),
+            REFUSE,
+        ),
+        ("no preprocess", info(preprocess=None), REFUSE),
+        ("preprocess without size", info(preprocess={}), REFUSE),
+        ("60,000 x 60,000 pixels", preprocess(size=[60_000, 60_000]), REFUSE),
+        ("negative size", preprocess(size=[-8, 8]), REFUSE),
+        ("a size that is a text", preprocess(size="88"), REFUSE),
+        ("a size with a fraction", preprocess(size=[8.5, 8]), REFUSE),
+        ("another size than the net's", preprocess(size=[31, 33]), REFUSE),
+        ("an unknown interpolation", preprocess(interpolation="__class__"), REFUSE),
+        ("an unknown resize", preprocess(resize="bend"), REFUSE),
+        ("an unknown colour", preprocess(color="cmyk"), REFUSE),
+        ("a background of two", preprocess(background=[1, 2]), REFUSE),
+        ("no config", with_member(CONFIG, None), REFUSE),
+        ("config that is no JSON", with_member(CONFIG, b"{"), REFUSE),
+        ("config 50,000 deep", with_member(CONFIG, DEEP), REFUSE),
+        ("config of an unknown class", with_layer(layer("Nothing")), REFUSE),
+        ("a registered class of its own", with_layer(layer("Mine", "mine", "pack>Mine")), REFUSE),
+        ("a class of os", with_layer(layer("system", "os", command="touch escaped")), REFUSE),
+        (
+            "a function of os",
+            with_layer(layer("Activation", activation=function("os", "system"))),
+            REFUSE,
+        ),
+        ("keras.utils.get_file", get_file, REFUSE),
+        ("a billion units", wide(10**9), REFUSE),
+        ("an input of 60,000 x 60,000", with_json(CONFIG, large_input), REFUSE),
+        ("metadata of another Keras", with_member(METADATA, b'{"keras_version": "99.0"}'), ""),
+        ("no metadata", with_member(METADATA, None), ""),
+        ("no weights", with_member(WEIGHTS, None), REFUSE),
+        ("weights that are noise", with_member(WEIGHTS, bytes(range(256)) * 9), REFUSE),
+        ("weights that unpack to 6 GiB", bomb(WEIGHTS), REFUSE),
+        ("weights of a huge shape", with_member(WEIGHTS, h5(huge_dataset)), REFUSE),
+        ("weights in another file", with_member(WEIGHTS, h5(external_dataset)), REFUSE),
+        ("a member outside", with_member("../../escaped", b"x"), ""),
+    ]
 
 
 def damaged(seed: int, number: int) -> Make:
@@ -300,8 +314,8 @@ def run_case(seed: int, top: Path, sound: bytes, basis: Done, number: int) -> Ou
     `basis` is what importing TensorFlow takes.
     """
     what, make, must = "damaged at random", damaged(seed, number), ""
-    if number < len(CASES):
-        what, make, must = CASES[number]
+    if number < len(on_purpose()):
+        what, make, must = on_purpose()[number]
     place = Place(top / str(number))
     project = place.project
     model = project / "model.keras"

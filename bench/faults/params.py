@@ -1,9 +1,11 @@
 """Malformed params.yaml: accepted, or refused with one line, within seconds and a GiB.
 
-Odd numbers are of `SPECIAL`, of which some must be refused, or taken for a certain value; even
+Odd numbers are `special`, of which some must be refused, or taken for a certain value; even
 ones put a wrong value, key or byte into the default file at random.
 """
 
+import copy
+import functools
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from bench.faults.watched import judge, run_stage
 from bench.measure import ROOT
 
 REFUSE = "refuse"
+Content = str | bytes | Callable[[Path], None]  # of a file, or a function that makes what is there
 
 # Any of these in place of any setting.
 VALUES = (
@@ -33,9 +36,14 @@ VALUES = (
 )
 
 
+@functools.cache
+def _default() -> dict:
+    return yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
 def setting(key: str, value: str, **others: str) -> str:
     """The default params.yaml with `value` as the text of the setting `key` (a.b.c)."""
-    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    settings = copy.deepcopy(_default())
     texts = {key: value, **{name.replace("__", "."): text for name, text in others.items()}}
     for number, name in enumerate(texts):
         *sections, last = name.split(".")
@@ -56,92 +64,116 @@ def _bomb(first: str, next_level: Callable[[int], str], levels: int) -> str:
     return setting("model.settings", "{" + ", ".join(parts) + "}")
 
 
-ALIAS_BOMB = _bomb("[x, x]", lambda level: f"[{', '.join([f'*a{level}'] * 9)}]", 10)
+def alias_bomb() -> str:
+    return _bomb("[x, x]", lambda level: f"[{', '.join([f'*a{level}'] * 9)}]", 10)
+
+
 MANY_KEYS = "{" + ", ".join(f"k{number}: 1" for number in range(100_000)) + "}"
 CODE = "!!python/object/apply:os.system ['touch escaped']"
 ARCHIVE, FOLDER = {"download__source": "archive"}, {"download__source": "folder"}
-MERGE_BOMB = _bomb("{k: 1}", lambda level: f"{{<<: [{', '.join([f'*a{level}'] * 9)}]}}", 30)
 
 
-# What it is, the file, and what must come of it: REFUSE, a setting and its value, or either.
-SPECIAL: list[tuple[str, str | bytes | Callable[[Path], None], object]] = [
-    ("default", setting("train.epochs", "30"), ("train.epochs", 30)),
-    ("empty", "", None),
-    ("comments only", "# nothing\n", None),
-    ("a list", "- download\n- train\n", REFUSE),
-    ("a number", "12\n", REFUSE),
-    ("a text", "download\n", REFUSE),
-    ("two documents", setting("train.epochs", "3") + "---\ntrain: {epochs: 4}\n", REFUSE),
-    ("a section is a list", setting("train", "[1, 2]"), REFUSE),
-    ("a section is a number", setting("augment", "3"), REFUSE),
-    ("a key is a list", setting("train.epochs", "3") + "? [a, b]\n: 1\n", REFUSE),
-    ("a key is a number", setting("train.epochs", "3") + "7: 1\n", REFUSE),
-    ("unknown section", setting("train.epochs", "3") + "trian: {}\n", REFUSE),
-    ("unknown key", setting("train.epochs", "3\n  epocs: 4"), REFUSE),
-    ("a key twice", setting("train.epochs", "3\n  epochs: 4"), REFUSE),
-    ("a section twice", setting("train.epochs", "3") + "train: {epochs: 4}\n", REFUSE),
-    ("a key twice in a free section", setting("model.settings", "{a: 1, a: 2}"), REFUSE),
-    ("as DVC writes small numbers", setting("train.optimizer.learning_rate", "1e-05"),
-     ("train.optimizer.learning_rate", 1e-5)),
-    ("large without a point", setting("train.optimizer.weight_decay", "1e-2"),
-     ("train.optimizer.weight_decay", 0.01)),
-    ("a zero in front", setting("train.epochs", "010"), ("train.epochs", 10)),
-    ("eight in front", setting("train.epochs", "08"), ("train.epochs", 8)),
-    ("octal", setting("train.epochs", "0o17"), ("train.epochs", 15)),
-    ("hexadecimal", setting("train.epochs", "0x1F"), ("train.epochs", 31)),
-    ("minutes", setting("train.epochs", "1:30"), REFUSE),
-    ("a date", setting("train.epochs", "2024-01-01"), REFUSE),
-    ("a date that is none", setting("model.name", "2024-13-45"), None),
-    ("infinite rate", setting("train.optimizer.learning_rate", ".inf"), REFUSE),
-    ("no number as rate", setting("train.optimizer.learning_rate", ".nan"), REFUSE),
-    ("infinite memory", setting("train.memory_limit", ".nan"), REFUSE),
-    ("infinite share", setting("train.clip_norm", ".inf"), REFUSE),
-    ("infinite mixup", setting("augment.mixup", ".inf"), REFUSE),
-    ("5,000 digits", setting("train.epochs", "9" * 5000), REFUSE),
-    ("5,000 digits in a free section", setting("model.settings", "{a: " + "9" * 5000 + "}"), None),
-    ("5,000 digits after the point", setting("train.clip_norm", "0." + "1" * 5000), None),
-    ("thousand devices", setting("train.devices", "1000"), REFUSE),
-    ("10**30 devices", setting("train.devices", "1" + "0" * 30), REFUSE),
-    ("a thousand million layers", setting("augment.randaugment.layers", "1000000000"), REFUSE),
-    ("workers without end", setting("preprocess.workers", "1" + "0" * 12), None),
-    ("a batch without end", setting("train.batch_size", "1" + "0" * 30), None),
-    ("epochs without end", setting("train.epochs", "1" + "0" * 30), None),
-    ("alias bomb", ALIAS_BOMB, REFUSE),
-    ("merge bomb", MERGE_BOMB, REFUSE),
-    ("an alias of itself", setting("model.settings", "&a {b: *a}"), REFUSE),
-    ("a list in itself", setting("train.image_sizes", "&a [*a]"), REFUSE),
-    ("an alias, as meant", setting("split.test", "&a 0.1", split__val="*a"), ("split.val", 0.1)),
-    ("5,000 deep", setting("model.settings", "{a: " + "[" * 5000 + "]" * 5000 + "}"), None),
-    ("5,000 deep in maps", setting("model.settings", "{a: " * 5000 + "1" + "}" * 5000), None),
-    ("200,000 deep", "[" * 200_000, REFUSE),
-    ("200,000 deep in questions", "? " * 200_000, REFUSE),
-    ("20 MB of text", setting("model.name", "x" * 20_000_000), None),
-    ("100,000 keys", setting("model.settings", MANY_KEYS),
-     None),
-    ("a tag of Python", setting("model.settings", CODE),
-     REFUSE),
-    ("a tag that lies", setting("train.epochs", "!!int abc"), REFUSE),
-    ("a tag that lies of numbers", setting("train.clip_norm", "!!float abc"), REFUSE),
-    ("a date tag that lies", setting("model.name", "!!timestamp abc"), REFUSE),
-    ("a pattern without end", setting("split.group_by", "'(a+)+$'"), None),
-    ("a pattern that is none", setting("split.group_by", "'(a'"), REFUSE),
-    ("download.url, broken", setting("download.url", "'https://[::1'", **ARCHIVE), None),
-    ("download.path with NUL", setting("download.path", '"a\\0b"', **FOLDER), None),
-    ("download.path, a lone surrogate", setting("download.path", '"\\ud800"', **FOLDER), None),
-    ("tabs", "train:\n\tepochs: 3\n", REFUSE),
-    ("NUL", "train: {epochs: 3}\0\n", REFUSE),
-    ("ESC", "train: {epochs: 3}\x1b[31m\n", REFUSE),
-    ("not UTF-8", b"train: {epochs: 3} # \xff\xfe\n", REFUSE),
-    ("UTF-16", "train: {epochs: 3}\n".encode("utf-16"), None),
-    ("a mark of byte order", "train: {epochs: 3}\n".encode("utf-8-sig"), None),
-    ("lines of Windows", setting("train.epochs", "30").replace("\n", "\r\n"), ("train.epochs", 30)),
-    ("a zip", b"PK\3\4" + bytes(range(256)), REFUSE),
-    ("a directive", "%YAML 9.9\n---\ntrain: {epochs: 3}\n", None),
-    ("a folder in its place", Path.mkdir, REFUSE),
-    ("none", lambda path: None, REFUSE),
-    ("a link to itself", lambda path: path.symlink_to(path.name), REFUSE),
-    ("a link to nothing", lambda path: path.symlink_to("nowhere"), REFUSE),
-]  # fmt: skip
+def merge_bomb() -> str:
+    return _bomb("{k: 1}", lambda level: f"{{<<: [{', '.join([f'*a{level}'] * 9)}]}}", 30)
+
+
+@functools.cache
+def special() -> list[tuple[str, Content, object]]:
+    """What it is, the file, and what must come of it: REFUSE, a setting and its value, or any."""
+    return [
+        ("default", setting("train.epochs", "30"), ("train.epochs", 30)),
+        ("empty", "", None),
+        ("comments only", "# nothing\n", None),
+        ("a list", "- download\n- train\n", REFUSE),
+        ("a number", "12\n", REFUSE),
+        ("a text", "download\n", REFUSE),
+        ("two documents", setting("train.epochs", "3") + "---\ntrain: {epochs: 4}\n", REFUSE),
+        ("a section is a list", setting("train", "[1, 2]"), REFUSE),
+        ("a section is a number", setting("augment", "3"), REFUSE),
+        ("a key is a list", setting("train.epochs", "3") + "? [a, b]\n: 1\n", REFUSE),
+        ("a key is a number", setting("train.epochs", "3") + "7: 1\n", REFUSE),
+        ("unknown section", setting("train.epochs", "3") + "trian: {}\n", REFUSE),
+        ("unknown key", setting("train.epochs", "3\n  epocs: 4"), REFUSE),
+        ("a key twice", setting("train.epochs", "3\n  epochs: 4"), REFUSE),
+        ("a section twice", setting("train.epochs", "3") + "train: {epochs: 4}\n", REFUSE),
+        ("a key twice in a free section", setting("model.settings", "{a: 1, a: 2}"), REFUSE),
+        (
+            "as DVC writes small numbers",
+            setting("train.optimizer.learning_rate", "1e-05"),
+            ("train.optimizer.learning_rate", 1e-5),
+        ),
+        (
+            "large without a point",
+            setting("train.optimizer.weight_decay", "1e-2"),
+            ("train.optimizer.weight_decay", 0.01),
+        ),
+        ("a zero in front", setting("train.epochs", "010"), ("train.epochs", 10)),
+        ("eight in front", setting("train.epochs", "08"), ("train.epochs", 8)),
+        ("octal", setting("train.epochs", "0o17"), ("train.epochs", 15)),
+        ("hexadecimal", setting("train.epochs", "0x1F"), ("train.epochs", 31)),
+        ("minutes", setting("train.epochs", "1:30"), REFUSE),
+        ("a date", setting("train.epochs", "2024-01-01"), REFUSE),
+        ("a date that is none", setting("model.name", "2024-13-45"), None),
+        ("infinite rate", setting("train.optimizer.learning_rate", ".inf"), REFUSE),
+        ("no number as rate", setting("train.optimizer.learning_rate", ".nan"), REFUSE),
+        ("infinite memory", setting("train.memory_limit", ".nan"), REFUSE),
+        ("infinite share", setting("train.clip_norm", ".inf"), REFUSE),
+        ("infinite mixup", setting("augment.mixup", ".inf"), REFUSE),
+        ("5,000 digits", setting("train.epochs", "9" * 5000), REFUSE),
+        (
+            "5,000 digits in a free section",
+            setting("model.settings", "{a: " + "9" * 5000 + "}"),
+            None,
+        ),
+        ("5,000 digits after the point", setting("train.clip_norm", "0." + "1" * 5000), None),
+        ("thousand devices", setting("train.devices", "1000"), REFUSE),
+        ("10**30 devices", setting("train.devices", "1" + "0" * 30), REFUSE),
+        ("a thousand million layers", setting("augment.randaugment.layers", "1000000000"), REFUSE),
+        ("workers without end", setting("preprocess.workers", "1" + "0" * 12), None),
+        ("a batch without end", setting("train.batch_size", "1" + "0" * 30), None),
+        ("epochs without end", setting("train.epochs", "1" + "0" * 30), None),
+        ("alias bomb", alias_bomb(), REFUSE),
+        ("merge bomb", merge_bomb(), REFUSE),
+        ("an alias of itself", setting("model.settings", "&a {b: *a}"), REFUSE),
+        ("a list in itself", setting("train.image_sizes", "&a [*a]"), REFUSE),
+        (
+            "an alias, as meant",
+            setting("split.test", "&a 0.1", split__val="*a"),
+            ("split.val", 0.1),
+        ),
+        ("5,000 deep", setting("model.settings", "{a: " + "[" * 5000 + "]" * 5000 + "}"), None),
+        ("5,000 deep in maps", setting("model.settings", "{a: " * 5000 + "1" + "}" * 5000), None),
+        ("200,000 deep", "[" * 200_000, REFUSE),
+        ("200,000 deep in questions", "? " * 200_000, REFUSE),
+        ("20 MB of text", setting("model.name", "x" * 20_000_000), None),
+        ("100,000 keys", setting("model.settings", MANY_KEYS), None),
+        ("a tag of Python", setting("model.settings", CODE), REFUSE),
+        ("a tag that lies", setting("train.epochs", "!!int abc"), REFUSE),
+        ("a tag that lies of numbers", setting("train.clip_norm", "!!float abc"), REFUSE),
+        ("a date tag that lies", setting("model.name", "!!timestamp abc"), REFUSE),
+        ("a pattern without end", setting("split.group_by", "'(a+)+$'"), None),
+        ("a pattern that is none", setting("split.group_by", "'(a'"), REFUSE),
+        ("download.url, broken", setting("download.url", "'https://[::1'", **ARCHIVE), None),
+        ("download.path with NUL", setting("download.path", '"a\\0b"', **FOLDER), None),
+        ("download.path, a lone surrogate", setting("download.path", '"\\ud800"', **FOLDER), None),
+        ("tabs", "train:\n\tepochs: 3\n", REFUSE),
+        ("NUL", "train: {epochs: 3}\0\n", REFUSE),
+        ("ESC", "train: {epochs: 3}\x1b[31m\n", REFUSE),
+        ("not UTF-8", b"train: {epochs: 3} # \xff\xfe\n", REFUSE),
+        ("UTF-16", "train: {epochs: 3}\n".encode("utf-16"), None),
+        ("a mark of byte order", "train: {epochs: 3}\n".encode("utf-8-sig"), None),
+        (
+            "lines of Windows",
+            setting("train.epochs", "30").replace("\n", "\r\n"),
+            ("train.epochs", 30),
+        ),
+        ("a zip", b"PK\3\4" + bytes(range(256)), REFUSE),
+        ("a directive", "%YAML 9.9\n---\ntrain: {epochs: 3}\n", None),
+        ("a folder in its place", Path.mkdir, REFUSE),
+        ("none", lambda path: None, REFUSE),
+        ("a link to itself", lambda path: path.symlink_to(path.name), REFUSE),
+        ("a link to nothing", lambda path: path.symlink_to("nowhere"), REFUSE),
+    ]
 
 
 def keys(settings: dict, prefix: str = "") -> list[str]:
@@ -157,7 +189,7 @@ def keys(settings: dict, prefix: str = "") -> list[str]:
 def spoilt(random: Random) -> tuple[str, str | bytes]:
     """What was done to the default file, and the file that came out."""
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    key, value = random.choice(keys(yaml.safe_load(text))), random.choice(VALUES)
+    key, value = random.choice(keys(_default())), random.choice(VALUES)
     way = random.randrange(6)
     if way < 3:
         return f"{key} = {value[:40]!r}", setting(key, value)
@@ -184,14 +216,14 @@ def spoilt(random: Random) -> tuple[str, str | bytes]:
     return f"line {at + 1}", "".join(lines)
 
 
-def case(seed: int, number: int) -> tuple[str, str | bytes | Callable[[Path], None], object]:
+def case(seed: int, number: int) -> tuple[str, Content, object]:
     """params.yaml `number`: what it is, its content, and what must come of it."""
     if number % 2:
-        return SPECIAL[(number // 2 + seed) % len(SPECIAL)]
+        return special()[(number // 2 + seed) % len(special())]
     return *spoilt(case_random(seed, "params", number)), None
 
 
-def write(content: str | bytes | Callable[[Path], None], path: Path) -> None:
+def write(content: Content, path: Path) -> None:
     if callable(content):
         content(path)
     else:
