@@ -536,11 +536,11 @@ COMBINATIONS = {
             "schedule": {"name": "linear", "end": 0.1, "warmup": 0.1},
             "averaging": {"name": "mean", "start": 0.5},
             "sampling": "balanced",
-            "image_sizes": [{"until": 0.3, "size": 12}, {"until": 0.6, "size": 15}],
+            "image_sizes": [{"until": 0.5, "size": 12}],
             "memory_limit": 1e-9,
             "label_smoothing": 0.1,
         },
-        "augment": {"randaugment": {"layers": 2, "magnitude": 0.2}, "crop_padding": 1},
+        "augment": {"randaugment": {"layers": 1, "magnitude": 0.2}, "crop_padding": 1},
         "model": {"name": "speednet", "settings": {"widths": [6, 8], "residual": True}},
     },
     "sgd": {
