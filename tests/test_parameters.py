@@ -34,6 +34,10 @@ def test_the_default_settings_are_valid_and_name_every_key():
     ("text", "message"),
     [
         ("train: {epoch: 3}", "train.epoch is not a setting; did you mean epochs?"),
+        (
+            "train: {optimizer: {groups: [{match: bias, nme: sgd}]}}",
+            "train.optimizer.groups.0.nme is not a setting; did you mean name?",
+        ),
         ("train: {epochs: ten}", "train.epochs = 'ten': input should be a valid integer"),
         ("train: {epochs: 0}", "train.epochs = 0: input should be greater than or equal to 1"),
         ("split: {val: 0.5, test: 0.5}", "split: val + test = 1 leaves no images to train on"),

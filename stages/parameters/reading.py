@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from typing import get_args
 
 from pydantic import ValidationError
 
@@ -67,5 +68,7 @@ def _keys(location: list[str]) -> list[str]:
     """Names of the settings of the section at `location`."""
     section = Parameters
     for part in location:
-        section = section.model_fields[part].annotation
+        if not part.isdigit():  # a place in a list of sections
+            section = section.model_fields[part].annotation
+            section = (get_args(section) or (section,))[0]
     return list(section.model_fields)
