@@ -25,7 +25,7 @@ def judge(ours, peer):
 
 def share_of_peak(images_per_second: float) -> dict:
     from stages.architectures import build_model
-    from stages.training.precision import choose_precision
+    from stages.training.environment import choose_precision
 
     recipe = recipe_settings("cifar10")
     model = build_model(recipe["model"]["name"], (32, 32, 3), 10, recipe["model"]["settings"])

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.measure import ROOT, report, run_stage, write_parameters
-from stages.splits.issues import COLUMNS as ISSUE_COLUMNS
+from stages.splits.describe import COLUMNS as ISSUE_COLUMNS
 from stages.store.processed import INDEX, Dataset
 from stages.store.tables import write_table
 
@@ -30,7 +30,7 @@ MODEL = """
 import sys
 from stages.parameters.model import Model
 from stages.store.model import ModelInfo, save_model
-from stages.training.export import Deployable
+from stages.training.job import Deployable
 from stages.store.processed import Dataset
 data = Dataset.load("data/processed")
 net = Deployable(Model(name="convnet"), data.shape, len(data.classes))

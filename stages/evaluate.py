@@ -7,20 +7,18 @@ from pathlib import Path
 import numpy as np
 
 import stages.quiet  # noqa: F401
-from stages.card.model_card import model_card
 from stages.errors import UserError, run
-from stages.inference.grad_cam import grad_cam, last_convolution
-from stages.inference.layers import layer_table
+from stages.inference.explain import grad_cam, last_convolution, layer_table
 from stages.inference.probabilities import probabilities
-from stages.metrics import baseline, curves, scores
+from stages.metrics import curves, scores
 from stages.metrics.mistakes import most_confident_mistakes
 from stages.parameters import read_parameters
 from stages.progress import progress
-from stages.store.handover import made_by
+from stages.report.summary import model_card
 from stages.store.image_set import ImageSet, load_image_set
 from stages.store.model import Judgement, Score, file_sha256, load_model, write_judgement
 from stages.store.names import path_cell
-from stages.store.outputs import Outputs, outputs_of
+from stages.store.outputs import Outputs, made_by, outputs_of
 from stages.store.tables import write_table
 from stages.store.timing import record_times
 
@@ -43,7 +41,7 @@ def main() -> None:
     started = time.perf_counter()
     with outputs_of("evaluate") as outputs:
         times = evaluate(outputs)
-    times["seconds"] = round(time.perf_counter() - started, 3)
+    times = {"seconds": round(time.perf_counter() - started, 3), **times}
     record_times(TIMING, "evaluate", times, MODEL)
 
 
@@ -74,7 +72,7 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     predicted = test_probabilities.argmax(axis=1)
 
     metrics = {"test": scores.score(test.labels, test_probabilities, settings.top_k)}
-    metrics["test"] |= scores.rounded({"base_rate": baseline.base_rate(train.labels, test.labels)})
+    metrics["test"] |= scores.rounded({"base_rate": scores.base_rate(train.labels, test.labels)})
     metrics["test"]["per_class"] = scores.score_classes(test.labels, predicted, classes)
     if len(val):
         metrics["val"] = scores.score(val.labels, predict(val, "val images"), settings.top_k)

@@ -12,8 +12,7 @@ from stages.metrics.mistakes import (
     spread_over_pairs,
 )
 from stages.parameters import Parameters, read_parameters
-from stages.store.handover import made_by
-from stages.store.outputs import Outputs, outputs_of
+from stages.store.outputs import Outputs, made_by, outputs_of
 
 PROCESSED = Path("data/processed")
 SPLITS = Path("data/splits")
@@ -41,11 +40,11 @@ def plot(outputs: Outputs) -> str:
     parameters = read_parameters()
     settings = parameters.plot
     # Arrow, matplotlib and Jinja2 take a second to import, a mistake in params.yaml none.
-    from stages.figures.overview import overview
+    from stages.figures.pictures import overview
     from stages.figures.style import save_png, to_svg
-    from stages.report.headline import console_summary
     from stages.report.page import render_page
     from stages.report.results import read_results
+    from stages.report.summary import console_summary
     from stages.store.timing import read_times
 
     results = read_results(PROCESSED, SPLITS, TRAIN, METRICS, DATA, CURVES, EVALUATION, ISSUES)
@@ -135,8 +134,8 @@ def _pictures(
     results, augmented: np.ndarray, samples: np.ndarray, mistakes: np.ndarray
 ) -> Iterator[tuple]:
     """Name and figure of each picture that shows images or the confusion matrix."""
-    from stages.figures import image_grids
-    from stages.figures.confusion import TITLES, confusion_matrix
+    from stages.figures import pictures
+    from stages.figures.pictures import TITLES, confusion_matrix
 
     names, test = results.classes, results.test
 
@@ -153,14 +152,14 @@ def _pictures(
         yield f"confusion_{kind}", confusion_matrix(results.confusion, names, kind)
     yield (
         "samples",
-        image_grids.samples(
+        pictures.samples(
             of(results.train, samples), [names[k] for k in results.train.labels[samples]]
         ),
     )
-    yield "augmented", image_grids.augmented(augmented)
+    yield "augmented", pictures.augmented(augmented)
     yield (
         "mistakes",
-        image_grids.mistakes(
+        pictures.mistakes(
             of(test, mistakes), actual(mistakes), predicted(mistakes), results.confidence[mistakes]
         ),
     )
@@ -168,7 +167,7 @@ def _pictures(
     if len(results.maps):
         yield (
             "grad_cam",
-            image_grids.grad_cam(
+            pictures.grad_cam(
                 of(test, results.explained),
                 results.maps,
                 actual(results.explained),
@@ -179,7 +178,7 @@ def _pictures(
 
 def _extremes(results, classes: int = 15, count: int = 4):
     """The hardest and the easiest images of the `classes` with the lowest recall."""
-    from stages.figures.image_grids import extremes
+    from stages.figures.pictures import extremes
 
     found = hardest_and_easiest(results.labels, results.probabilities, len(results.classes), count)
     support = results.confusion.sum(axis=1)
@@ -196,7 +195,7 @@ def _extremes(results, classes: int = 15, count: int = 4):
 
 def _overlays(results) -> list[tuple]:
     """Explained test images: position, and a picture for the predicted and the actual class."""
-    from stages.figures.image_grids import overlay
+    from stages.figures.pictures import overlay
 
     return [
         (int(at), *(overlay(results.test.images(at, at + 1)[0], heat) for heat in maps))

@@ -24,10 +24,8 @@ from tqdm import tqdm
 
 from stages.errors import UserError, run
 from stages.images import Recipe
-from stages.inputs.find import Input, find_inputs
-from stages.inputs.load import Batch, load
+from stages.inference.inputs import Batch, Input, find_inputs, load
 from stages.progress import progress
-from stages.store.atomic import replace_file
 from stages.store.model import (
     Judgement,
     largest_activation,
@@ -36,6 +34,7 @@ from stages.store.model import (
     read_judgement,
 )
 from stages.store.names import cell, path_cell, printable
+from stages.store.outputs import replace_file
 
 MODEL = Path("models/model.keras")
 TOP_K = 3  # classes named for an image, unless the model was judged by others

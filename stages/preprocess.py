@@ -61,7 +61,7 @@ def read_raw() -> pa.Table:
             raise ValueError("a sha256 is not 64 hexadecimal digits")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"{path} is missing; run `dvc repro`, or python -m stages.download first"
+            f"{path} is missing; the download stage makes it: dvc repro download"
         ) from None
     except (ValueError, KeyError, csv.Error) as error:
         raise UserError(

@@ -21,7 +21,7 @@ from ruamel.yaml.error import YAMLError
 
 from stages.errors import UserError, run
 from stages.parameters import read_parameters
-from stages.store.atomic import replace_file
+from stages.store.outputs import replace_file
 
 RECIPES = Path("recipes")
 DEFAULT = "digits"

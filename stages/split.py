@@ -7,12 +7,11 @@ from pathlib import Path
 
 from stages.errors import UserError, run
 from stages.parameters import read_parameters
-from stages.splits import SIDES, issues
+from stages.splits import SIDES, describe
+from stages.splits.describe import summarise, write_summary
 from stages.splits.near_duplicates import components, near_duplicates, parse_hashes, unchecked
 from stages.splits.plan import plan_sides
-from stages.splits.summary import summarise, write_summary
-from stages.store.handover import made_by
-from stages.store.outputs import Outputs, outputs_of
+from stages.store.outputs import Outputs, made_by, outputs_of
 from stages.store.processed import Dataset, Pixels
 from stages.store.tables import iterate, read_table, write_table
 
@@ -55,8 +54,8 @@ def split(outputs: Outputs) -> str:
         relatives = components(hashes, read_pixels)
     options = settings.model_dump(exclude={"near_duplicates"})
     plan = plan_sides(images, dataset.classes, relatives=relatives, **options)
-    conflicts = issues.conflicting(plan.labels, plan.pixels)
-    left_out = issues.left_out(plan.sides, plan.pixels, plan.relatives)
+    conflicts = describe.conflicting(plan.labels, plan.pixels)
+    left_out = describe.left_out(plan.sides, plan.pixels, plan.relatives)
     # Digests are most of the table, and planning was their last use.
     images = images.drop_columns(["group", "split", "sha256", "pixels", "perceptual"])
     near, distances = near_duplicates(hashes, plan.sides, read_pixels)
@@ -70,11 +69,11 @@ def split(outputs: Outputs) -> str:
         "near_unchecked": unchecked(hashes, plan.sides),
     }
     lines = [
-        *issues.lines("conflicting labels", conflicts, images, plan.sides),
-        *issues.lines("left out", left_out, images, plan.sides),
-        *issues.lines(issues.NEAR, near, images, plan.sides, distances),
+        *describe.lines("conflicting labels", conflicts, images, plan.sides),
+        *describe.lines("left out", left_out, images, plan.sides),
+        *describe.lines(describe.NEAR, near, images, plan.sides, distances),
     ]
-    write_table(outputs.file(ISSUES), issues.COLUMNS, lines)
+    write_table(outputs.file(ISSUES), describe.COLUMNS, lines)
     write_summary(summary, outputs.file(SUMMARY))
     folder = outputs.directory(SPLITS)
     for side, name in enumerate(SIDES):

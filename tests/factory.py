@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.splits.issues import COLUMNS
+from stages.splits.describe import COLUMNS
 from stages.store.processed import INDEX, Dataset
 from stages.store.tables import write_table
 

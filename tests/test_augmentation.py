@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from stages.augmentation import Augmentation
-from stages.augmentation.geometry import flip_and_crop, resample
 from stages.augmentation.randaugment import OPERATIONS, apply
+from stages.augmentation.transforms import flip_and_crop, resample
 from stages.errors import UserError
 from stages.parameters.augment import Augment
 

@@ -11,8 +11,7 @@ from factory import COLOUR_CLASSES, colour_images, colour_model, write_colour_jo
 
 from stages import evaluate
 from stages.errors import UserError
-from stages.inference.grad_cam import grad_cam, last_convolution
-from stages.inference.layers import layer_table
+from stages.inference.explain import grad_cam, last_convolution, layer_table
 from stages.inference.probabilities import probabilities
 from stages.store.names import markdown
 

@@ -10,8 +10,8 @@ from factory import ROOT, colour_images
 from matplotlib.figure import Figure
 from PIL import Image
 
-from stages.figures import charts, image_grids
-from stages.figures.confusion import confusion_matrix
+from stages.figures import charts, pictures
+from stages.figures.pictures import confusion_matrix
 from stages.figures.style import save_png, shortened, to_svg
 
 LONG = "Yellow-headed Blackbird, juvenile, in flight over $water$"
@@ -113,10 +113,10 @@ def test_grids_shorten_names_instead_of_running_into_the_neighbour():
     images = list(colour_images(np.arange(12) % 3))
     names = class_names(12)
     for drawn in (
-        image_grids.samples(images, names),
-        image_grids.mistakes(images, names, names[::-1], np.linspace(1, 0.5, 12)),
-        image_grids.grad_cam(images, np.zeros((12, 2, 4, 4), np.uint8), names, names),
-        image_grids.extremes(
+        pictures.samples(images, names),
+        pictures.mistakes(images, names, names[::-1], np.linspace(1, 0.5, 12)),
+        pictures.grad_cam(images, np.zeros((12, 2, 4, 4), np.uint8), names, names),
+        pictures.extremes(
             names[:2], [([(images[0], 0.1)], [(images[1], 0.9)]), ([(images[2], 0.5)], [])], 3
         ),
     ):
@@ -124,7 +124,7 @@ def test_grids_shorten_names_instead_of_running_into_the_neighbour():
 
 
 def test_no_mistakes_is_said_not_drawn_as_empty_axes():
-    drawn = image_grids.mistakes([], [], [], np.array([]))
+    drawn = pictures.mistakes([], [], [], np.array([]))
     assert not drawn.axes
     assert [text.get_text() for text in drawn.texts] == ["No mistakes on the test images"]
 
@@ -172,8 +172,8 @@ def test_the_console_ends_with_headline_weakest_classes_and_the_page(
 ):
     import json
 
-    from stages.report.headline import console_summary
     from stages.report.results import read_results
+    from stages.report.summary import console_summary
     from stages.store.timing import read_times
 
     monkeypatch.chdir(finished_job)

@@ -9,8 +9,7 @@ from stages.errors import UserError
 from stages.parameters.train import Optimizer, Schedule, Train
 from stages.training.batches import Batch, epoch_order
 from stages.training.learner import Learner
-from stages.training.optimizers import Muon, make_optimizers
-from stages.training.schedules import schedule_factor
+from stages.training.optimizers import Muon, make_optimizers, schedule_factor
 
 
 def settings(**values):

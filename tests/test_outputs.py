@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.errors import UserError
-from stages.store.atomic import replace
-from stages.store.outputs import outputs_of
+from stages.store.outputs import outputs_of, replace
 
 ROOT = Path(__file__).parent.parent
 PIPELINE = """

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stages.training.precision import WORTHWHILE, _cpu, choose_precision, measure
+from stages.training.environment import WORTHWHILE, _cpu, choose_precision, measure
 
 
 @pytest.mark.parametrize("wanted", ["float32", "bfloat16"])

@@ -18,8 +18,7 @@ from PIL import Image
 from stages import download, evaluate, predict, preprocess, split
 from stages.errors import UserError
 from stages.images import Recipe
-from stages.inputs.find import Input, find_inputs
-from stages.inputs.load import load
+from stages.inference.inputs import Input, find_inputs, load
 from stages.store.model import ModelInfo, save_model
 from stages.store.processed import Pixels
 from stages.store.tables import read_table

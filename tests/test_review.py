@@ -18,7 +18,7 @@ from PIL import Image
 
 from stages.errors import UserError
 from stages.review import __main__ as review
-from stages.review.chance import mcnemar, paired_test
+from stages.review.changes import mcnemar, paired_test
 
 PIPELINE = {
     "stages": {

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stages.card.model_card import escape_json
-from stages.metrics import baseline, scores
+from stages.metrics import scores
 from stages.report.page import environment
+from stages.report.summary import escape_json
 from stages.store.names import cell, markdown, path_cell, printable
 
 HOSTILE = [
@@ -142,16 +142,16 @@ def test_the_interval_holds_the_accuracy_and_narrows_with_more_images(count, dat
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.data())
 def test_naming_the_commonest_class_is_never_called_better_than_itself(trained, data):
     tested = np.array(data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=60)))
-    rate = baseline.base_rate(np.array(trained), tested)
+    rate = scores.base_rate(np.array(trained), tested)
     commonest = max(range(5), key=lambda k: (trained.count(k), -k))
     assert rate == np.mean(tested == commonest)
     constant = scores.accuracy(int((tested == commonest).sum()), len(tested))
     constant |= scores.rounded({"base_rate": rate})
-    assert baseline.warning(constant).startswith("No better than")
+    assert scores.base_rate_warning(constant).startswith("No better than")
     right = data.draw(st.integers(0, len(tested)))
     score = scores.accuracy(right, len(tested)) | scores.rounded({"base_rate": rate})
     better = score["accuracy_low"] > score["base_rate"]
-    assert (baseline.warning(score) is None) == better
+    assert (scores.base_rate_warning(score) is None) == better
 
 
 @pytest.mark.parametrize(
@@ -159,5 +159,5 @@ def test_naming_the_commonest_class_is_never_called_better_than_itself(trained, 
 )
 def test_what_is_said_of_two_classes_of_equal_size(right, said):
     score = scores.accuracy(right, 100) | {"base_rate": 0.5}
-    warning = baseline.warning(score)
+    warning = scores.base_rate_warning(score)
     assert warning is None if said is None else warning.startswith(said)

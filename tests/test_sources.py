@@ -21,7 +21,7 @@ from stages.parameters.download import Download
 from stages.sources import gather
 from stages.sources.fetch import file_name, file_sha256
 from stages.sources.folder import folder_images
-from stages.store.atomic import replace_directory
+from stages.store.outputs import replace_directory
 from stages.store.raw import pack, read_images, read_manifest, write_manifest
 
 CATS_AND_DOGS = {

@@ -18,10 +18,8 @@ from stages import split
 from stages.errors import UserError
 from stages.images.fingerprints import perceptual_hashes
 from stages.splits import EXTRA, LEFT_OUT, TEST, TRAIN, VAL
-from stages.splits.assign import stratified
-from stages.splits.leaks import leaking
 from stages.splits.near_duplicates import join
-from stages.splits.plan import plan_sides
+from stages.splits.plan import leaking, plan_sides, stratified
 from stages.store.processed import INDEX, Dataset
 from stages.store.tables import write_table
 

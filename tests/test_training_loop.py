@@ -14,9 +14,8 @@ from stages.training import environment, loop
 from stages.training.batches import TrainingImages
 from stages.training.checkpoint import Checkpoint
 from stages.training.learner import Learner
-from stages.training.log import EpochLog
+from stages.training.log import EpochLog, Profile
 from stages.training.loop import fit, should_stop
-from stages.training.profile import Profile
 
 
 class Stop(Exception):

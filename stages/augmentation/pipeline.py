@@ -3,12 +3,20 @@
 import numpy as np
 import tensorflow as tf
 
-from stages.augmentation.brightness import vary_brightness
-from stages.augmentation.cutout import cut_out
-from stages.augmentation.geometry import flip_and_crop, transform
-from stages.augmentation.mixing import cutmix, mixup
 from stages.augmentation.randaugment import randaugment
-from stages.augmentation.randomness import batch_key, coin_of_image, coins, subkey, uniform
+from stages.augmentation.transforms import (
+    batch_key,
+    coin_of_image,
+    coins,
+    cut_out,
+    cutmix,
+    flip_and_crop,
+    mixup,
+    subkey,
+    transform,
+    uniform,
+    vary_brightness,
+)
 from stages.errors import UserError
 
 AFFINE = ("rotation", "width_shift", "height_shift", "shear", "zoom")

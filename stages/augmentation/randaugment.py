@@ -10,8 +10,7 @@ import math
 
 import tensorflow as tf
 
-from stages.augmentation.geometry import affine, resample
-from stages.augmentation.randomness import coins, integers, subkey
+from stages.augmentation.transforms import affine, coins, integers, resample, subkey
 
 OPERATIONS = (
     "identity",

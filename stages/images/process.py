@@ -18,7 +18,7 @@ from stages.images.fingerprints import digests, perceptual_hashes
 from stages.images.reuse import Taken, Work, read_finished, take_over
 from stages.progress import progress
 from stages.store.processed import Shards, shard_starts
-from stages.store.raw import read_images
+from stages.store.raw import REMEDY, read_images
 from stages.store.tables import encode
 
 # A batch is as much work as makes the cost of handing it over small, and so little memory that
@@ -186,19 +186,12 @@ class _Files:
                 return
             case PermissionError() | UserError() | MemoryError():
                 raise self._error
-            case KeyError():
-                what = f"{self._error.args[0]} is missing"
-            case OSError(filename=str() | Path() as name, strerror=str() as why):
-                what = f"{name}: {why}"
             case _:
                 what = str(self._error) or type(self._error).__name__
         raise self.damaged(what) from None
 
     def damaged(self, what: str) -> UserError:
-        return UserError(
-            f"{self._raw} is damaged ({what}); get it back with `dvc checkout {self._raw}`, or "
-            "remove it and run `dvc repro`"
-        )
+        return UserError(f"{self._raw} is damaged ({what}); {REMEDY}")
 
     def path(self, content: int) -> str:
         return self._manifest["path"][int(self._contents.first[content])].as_py()

@@ -5,8 +5,7 @@ Curves have at most `POINTS` points, so that they stay small whatever the number
 
 import numpy as np
 
-from stages.metrics.calibration import reliability
-from stages.metrics.scores import DECIMALS, one_vs_rest_areas, score_classes
+from stages.metrics.scores import DECIMALS, one_vs_rest_areas, reliability, score_classes
 
 POINTS = 201
 CURVES = 12  # classes drawn at most; with more, their mean and the weakest are

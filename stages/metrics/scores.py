@@ -2,7 +2,36 @@
 
 import numpy as np
 
-from stages.metrics.calibration import expected_calibration_error
+# Whether a confidence of 80 % is right 80 % of the time
+
+
+BINS = 15  # of equal width, as in Guo et al. 2017, On Calibration of Modern Neural Networks
+
+
+def reliability(correct: np.ndarray, confidence: np.ndarray) -> dict[str, np.ndarray]:
+    """Bins of confidence that hold an image, in order, each (bins,).
+
+    `correct` bool (n,), `confidence` float (n,) in 0..1 of the predicted class. Gives
+    `low` and `high` (the bin's bounds), `confidence` and `accuracy` (means), `count`.
+    """
+    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    count = np.bincount(which, minlength=BINS)
+    held = np.flatnonzero(count)
+    return {
+        "low": held / BINS,
+        "high": (held + 1) / BINS,
+        "confidence": np.bincount(which, confidence, BINS)[held] / count[held],
+        "accuracy": np.bincount(which, correct, BINS)[held] / count[held],
+        "count": count[held],
+    }
+
+
+def expected_calibration_error(correct: np.ndarray, confidence: np.ndarray) -> float:
+    """Mean gap between confidence and accuracy over the bins, weighted by their images."""
+    bins = reliability(correct, confidence)
+    gaps = np.abs(bins["confidence"] - bins["accuracy"])
+    return float(np.average(gaps, weights=bins["count"]))
+
 
 DECIMALS = 6  # more would show rounding noise of the hardware as a change
 
@@ -115,3 +144,36 @@ def report(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> str
         digits=4,
         zero_division=0,
     )
+
+
+# Better than always naming the commonest class?
+
+
+def base_rate(trained: np.ndarray, tested: np.ndarray) -> float:
+    """Share of the test images that have the commonest class of the training images.
+
+    `trained` and `tested` int (n,) are labels; of equally common classes the first counts.
+    """
+    return float(np.mean(tested == np.bincount(trained, minlength=1).argmax()))
+
+
+def base_rate_warning(scores: dict) -> str | None:
+    """A sentence if `scores` do not show more than naming the commonest class, else None.
+
+    `scores` are those of metrics.json on the test images: accuracy, accuracy_low, count,
+    base_rate; None without them, as an earlier version of the pipeline wrote it.
+    """
+    if not {"accuracy", "accuracy_low", "count", "base_rate"} <= scores.keys():
+        return None
+    rate = f"{100 * scores['base_rate']:.1f} %"
+    if scores["accuracy"] <= scores["base_rate"]:
+        return (
+            f"No better than always naming the commonest class, which is right for {rate} of the "
+            "test images: the model has learned nothing of use."
+        )
+    if scores["accuracy_low"] <= scores["base_rate"]:
+        return (
+            f"Not shown to be better than always naming the commonest class, which is right for "
+            f"{rate} of the test images: {scores['count']:,} are too few to tell."
+        )
+    return None

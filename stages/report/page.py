@@ -1,15 +1,38 @@
 """The page: a self-contained HTML file, the same bytes for the same results."""
 
+import base64
+import io
 from pathlib import Path
 
 import jinja2
 import numpy as np
+from PIL import Image
 
-from stages.metrics import baseline
-from stages.report.headline import headline, percent, weakest_classes
+from stages.metrics import scores
 from stages.report.results import Results
-from stages.report.thumbnails import data_uri
+from stages.report.summary import headline, percent, weakest_classes
 from stages.store.names import printable
+
+# Small pictures inside the page
+
+
+SIDE = 112  # pixels of the longer side; smaller images keep their size
+LOSSLESS = 48  # up to this side PNG is as small as JPEG, and exact
+
+
+def data_uri(image: np.ndarray) -> str:
+    """uint8 (h, w, c) as a data: URI, reduced to at most `SIDE` pixels."""
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+    file = io.BytesIO()
+    if max(picture.size) <= LOSSLESS:
+        picture.save(file, "PNG", optimize=True)
+        kind = "png"
+    else:
+        picture.save(file, "JPEG", quality=85)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
 
 FOLDER = Path(__file__).parent
 MATRIX = 150  # most classes in the confusion matrix of the page
@@ -33,16 +56,17 @@ def render_page(
     for the actual class), pictures uint8 (h, w, 3).
     """
     classes = [printable(name) for name in results.classes]
+    per_class = results.metrics["test"]["per_class"]
     usual = dict(_flat(defaults))
     return (
         environment()
         .get_template("page.html.j2")
         .render(
             headline=headline(results.metrics["test"]),
-            warning=baseline.warning(results.metrics["test"]),
+            warning=scores.base_rate_warning(results.metrics["test"]),
             metrics=results.metrics,
             test=results.metrics["test"],
-            weakest=weakest_classes(results),
+            weakest=[(name, per_class[name]) for name in weakest_classes(per_class)],
             classes=classes,
             rows=_class_rows(results),
             pairs=_pairs(results),

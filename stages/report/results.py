@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from stages.errors import UserError
-from stages.store.handover import made_by
 from stages.store.image_set import ImageSet, load_image_set
+from stages.store.outputs import made_by
 from stages.store.tables import read_table
 
 SIDES = ("train", "val", "test", "extra")

@@ -13,13 +13,12 @@ from pathlib import Path
 
 from stages.errors import UserError, run
 from stages.review import revision
-from stages.review.chance import paired_test
-from stages.review.changes import Pairing, count_changes, pair
+from stages.review.changes import Pairing, count_changes, pair, paired_test
 from stages.review.comment import Review, code, write_comment
 from stages.review.pictures import draw_confusion, draw_epochs
-from stages.review.results import IN_GIT, METRICS, PLOTS, SPLITS, Results, read_results
-from stages.store.atomic import replace_directory
+from stages.review.revision import IN_GIT, METRICS, PLOTS, SPLITS, Results, read_results
 from stages.store.names import cell, path_cell, printable
+from stages.store.outputs import replace_directory
 from stages.store.tables import write_table
 
 HERE = Path(".")

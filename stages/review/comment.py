@@ -4,10 +4,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from stages.metrics import baseline
-from stages.review.chance import PairedTest
-from stages.review.changes import Change, ClassCount, Pairing, changes, flatten
-from stages.review.results import Results
+from stages.metrics import scores
+from stages.review.changes import Change, ClassCount, PairedTest, Pairing, changes, flatten
+from stages.review.revision import Results
 from stages.store.names import markdown
 
 # The first line; finds the comment again when a later push updates it.
@@ -152,7 +151,7 @@ def _warnings(review: Review) -> str:
             f"> [!NOTE]\n> {_name(review.base)} has commits that this branch lacks; the "
             "differences below undo them. Merge or rebase for a clean comparison."
         )
-    if warning := baseline.warning(review.head.metrics.get("test", {})):
+    if warning := scores.base_rate_warning(review.head.metrics.get("test", {})):
         lines.append(f"> [!WARNING]\n> {warning}")
     return "\n\n".join(lines)
 

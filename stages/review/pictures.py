@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.ticker import MaxNLocator
 
-from stages.figures.confusion import confusion_matrix
+from stages.figures.pictures import confusion_matrix
 from stages.figures.style import BLUE, ORANGE, figure, save_png
-from stages.review.results import Results
+from stages.review.revision import Results
 
 
 def draw_epochs(base: Results, head: Results, path: Path) -> bool:

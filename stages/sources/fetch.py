@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from stages.errors import UserError
 from stages.progress import progress
-from stages.store.atomic import replace_file
+from stages.store.outputs import replace_file
 
 BLOCK = 2**20
 LONGEST_NAME = 100  # characters

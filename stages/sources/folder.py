@@ -22,8 +22,8 @@ from stages.sources.layout import (
     read_layout,
     report_ignored,
 )
-from stages.store.atomic import replace_file
 from stages.store.names import printable
+from stages.store.outputs import replace_file
 from stages.store.raw import RawImage, file_mark
 
 # A file changed less than this before it was read may change again without a new time stamp.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from stages.splits.leaks import RANK
+from stages.splits import RANK
 
 HASH_BITS = 2
 DISTANCE = 0.01

@@ -1,24 +1,170 @@
-"""From declared sides, shares and a seed to the side of every image."""
+"""Which images train, which choose, which judge: from declared sides, shares and a seed.
 
+What belongs together (copies of one image, a group) is a *unit* and stays on one side; units get
+positions from the seed, sides by position, and what would still leak is left out."""
+
+import re
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.errors import UserError
-from stages.splits import LEFT_OUT, SIDES, TEST, TRAIN, VAL
-from stages.splits.assign import by_hash, majority, stratified
-from stages.splits.leaks import leaking
-from stages.splits.units import (
-    connected,
-    first_twins,
-    group_names,
-    positions,
-    smallest_names,
-    unit_names,
-)
+from stages.splits import LEFT_OUT, RANK, SIDES, TEST, TRAIN, VAL
+from stages.splits.near_duplicates import join
 from stages.store.tables import encode
+
+# Units: images that must stay together, and where the seed puts each of them.
+
+
+def group_names(paths: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
+    """What each of `paths` shares with its relatives: the first group of `pattern`, or its match.
+
+    Empty where `pattern` is not found. Raises `UserError` if it is found nowhere.
+    """
+    search, which = re.compile(pattern).search, 1 if re.compile(pattern).groups else 0
+    names = pa.chunked_array(
+        [
+            [(match[which] or "") if (match := search(path)) else "" for path in chunk.to_pylist()]
+            for chunk in paths.chunks
+        ],
+        pa.string(),
+    )
+    if pc.all(pc.equal(names, "")).as_py():
+        example = f", e.g. {paths[0]}" if len(paths) else ""
+        raise UserError(f"split.group_by = {pattern!r} is found in none of the paths{example}")
+    return names
+
+
+def unit_names(files: pa.ChunkedArray, groups: pa.ChunkedArray) -> pa.ChunkedArray:
+    """One name for all images that stay together: their group, or else their file's digest.
+
+    The file and not its pixels, so that images keep their side when they are processed in
+    another size or colour, and results before and after can be compared. Identical images of
+    different groups are left to `leaks`: joining them would chain whole data sets together
+    through one blank image.
+    """
+    alone = pc.equal(groups, "")
+    if pc.all(alone).as_py():
+        return files
+    return pc.if_else(alone, files, pc.binary_join_element_wise("group", groups, "/"))
+
+
+def first_twins(files: pa.ChunkedArray, pixels: np.ndarray) -> pa.ChunkedArray:
+    """For each image the smallest of `files`, digests, among those with its `pixels`, numbers."""
+    rank = pc.rank(files.combine_chunks()).to_numpy()
+    order = np.lexsort((rank, pixels))
+    first = order[np.searchsorted(pixels[order], np.arange(pixels.max(initial=-1) + 1))]
+    return files.take(pa.array(first[pixels]))
+
+
+def connected(units: np.ndarray, relatives: np.ndarray) -> np.ndarray:
+    """Numbers that images share which share a unit or a relative, and theirs in turn.
+
+    `units` and `relatives` int64 (n,) from 0; so is the result.
+    """
+    numbers = np.unique(relatives, return_inverse=True)[1] + units.max(initial=-1) + 1
+    sets = join(np.arange(numbers.max(initial=-1) + 1), units, numbers)
+    return np.unique(sets[units], return_inverse=True)[1]
+
+
+def smallest_names(names: pa.Array, units: np.ndarray, sets: np.ndarray) -> pa.Array:
+    """For each number in `sets` int64 (n,) the first in the alphabet of its units' `names`."""
+    rank = pc.rank(names).to_numpy()[units]
+    order = np.lexsort((rank, sets))
+    first = order[np.searchsorted(sets[order], np.arange(sets.max(initial=-1) + 1))]
+    return names.take(pa.array(units[first]))
+
+
+def positions(names: pa.Array, seed: int) -> np.ndarray:
+    """A place in [0, 1) for each of `names`, float64 (n,): a function of name and seed alone."""
+    key = str(seed).encode()
+    numbers = np.empty(len(names), np.uint64)
+    for start in range(0, len(names), 10_000):
+        digests = [
+            blake2b(name.encode(), digest_size=8, key=key).digest()
+            for name in names[start : start + 10_000].to_pylist()
+        ]
+        numbers[start : start + 10_000] = np.frombuffer(b"".join(digests), "<u8")
+    # 53 bits are what a float64 holds exactly, so 1.0 is never reached.
+    return (numbers >> np.uint64(11)) * 2.0**-53
+
+
+# Sides for images that have none declared, by exact shares or by hash.
+
+
+def by_hash(positions: np.ndarray, shares: dict[int, float]) -> np.ndarray:
+    """Sides of units from their `positions` in [0, 1): int8 like `positions`.
+
+    `shares` maps `TEST` and `VAL` to their share; what is missing takes none. A unit's side
+    depends on nothing but its own position, so other units come and go without effect.
+    `TEST` comes first, so that changing the share of `VAL` leaves it alone.
+    """
+    sides = np.full(len(positions), TRAIN, np.int8)
+    start = 0.0
+    for side in (TEST, VAL):
+        stop = start + shares.get(side, 0.0)
+        sides[(start <= positions) & (positions < stop)] = side
+        start = stop
+    return sides
+
+
+def stratified(
+    positions: np.ndarray, strata: np.ndarray, sizes: np.ndarray, shares: dict[int, float]
+) -> np.ndarray:
+    """Sides of units, so that each stratum (class) is shared out as `shares` says.
+
+    Units go in order of `positions` float64 (m,): the first of a stratum test, the next
+    choose, the rest train. `sizes` int64 (m,) are images a unit; with one image each the
+    shares are exact to rounding. A stratum with enough units has one on every side.
+    Returns int8 (m,).
+    """
+    sides = np.full(len(positions), TRAIN, np.int8)
+    asked = [side for side in (TEST, VAL) if shares.get(side, 0.0) > 0]
+    order = np.lexsort((positions, strata))
+    bounds = np.flatnonzero(np.diff(strata[order], prepend=-1, append=-1))
+    for start, stop in pairwise(bounds):
+        units = order[start:stop]
+        ends = np.cumsum(sizes[units])
+        middles = ends - sizes[units] / 2
+        first, goal = 0, 0
+        for left, side in zip(range(len(asked), 0, -1), asked, strict=True):
+            goal += max(1, int(ends[-1] * shares[side] + 0.5))
+            last = int(np.searchsorted(middles, goal))
+            last = max(first + 1, min(last, len(units) - left))
+            sides[units[first:last]] = side
+            first = last
+    return sides
+
+
+def majority(units: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The most frequent of `labels` in each unit, int64 (m,); ties go to the smaller label."""
+    width = labels.max(initial=0) + 1
+    pairs, counts = np.unique(units * width + labels, return_counts=True)
+    of_unit, label = np.divmod(pairs, width)
+    order = np.lexsort((-label, counts, of_unit))
+    winners = np.empty(units.max(initial=-1) + 1, np.int64)
+    winners[of_unit[order]] = label[order]  # the last one written is the most frequent
+    return winners
+
+
+# An image, or its twin, is never both learned from and judged by.
+
+
+def leaking(sides: np.ndarray, twins: np.ndarray) -> np.ndarray:
+    """Which images have a twin on a side that is held back more than their own.
+
+    `sides` int8 (n,), `twins` int64 (n,): equal numbers are twins (same pixels, or same
+    group), negative ones have none. Returns bool (n,). With these images left out, no two
+    twins sit on different sides, except on `test` and `extra`.
+    """
+    rank = RANK[sides]
+    highest = np.full(twins.max(initial=-1) + 2, -1, np.int8)
+    np.maximum.at(highest, twins, rank)
+    return (twins >= 0) & (rank >= 0) & (rank < highest[twins])
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages.errors import UserError
-from stages.store.handover import made_by
+from stages.store.outputs import made_by
 from stages.store.processed import HEADER_BYTES, Dataset, Pixels
 from stages.store.tables import read_table
 

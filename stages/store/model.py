@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stages.errors import UserError
 from stages.parameters.preprocess import Preprocess
-from stages.store.atomic import replace_file
+from stages.store.outputs import replace_file
 
 INFO = "pipeline.json"
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"

@@ -1,9 +1,9 @@
 """The outputs of a stage: put in place together, at its end, if nothing it read has changed.
 
 DVC records what a stage depends on when the stage has ended. Whatever changes while it runs would
-be recorded with outputs that were made without it, and `dvc status` would call that up to date.
-"""
+be recorded with outputs that were made without it, and `dvc status` would call that up to date."""
 
+import ctypes
 import hashlib
 import os
 import re
@@ -17,7 +17,115 @@ from filelock import FileLock, Timeout
 
 from stages.errors import UserError
 from stages.parameters.yaml_file import read_yaml
-from stages.store.atomic import replace, restore
+
+# Files and folders that appear whole or not at all, so that a failure destroys nothing
+
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux' renameat2
+
+
+@contextmanager
+def replace_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes `path`'s place if the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Another process may be writing the same file: the last one to finish wins, whole.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace(new: Path, path: Path) -> None:
+    """Put the file or folder `new` in the place of `path`, which is then gone.
+
+    Where the system can exchange two names at once (Linux), there is no moment without `path`.
+    """
+    if not new.is_dir():
+        os.replace(new, path)
+    elif not path.exists():
+        new.rename(path)
+    elif _exchange(new, path):
+        shutil.rmtree(new)
+    else:
+        old = _old(path)
+        path.rename(old)
+        new.rename(path)
+        shutil.rmtree(old)
+
+
+def restore(path: Path) -> None:
+    """Take back a folder that a kill within `replace` has left under another name."""
+    old = _old(path)
+    if old.exists():
+        if path.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(path)
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old.tmp")
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap the names of two folders in one step; False where the system cannot."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return rename(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0
+
+
+@contextmanager
+def replace_directory(path: str | Path) -> Iterator[Path]:
+    """As `replace_file`, for a folder, which is empty at first; the old one stays readable."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    restore(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir()
+    try:
+        yield temporary
+        replace(temporary, path)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+
+
+# What an earlier stage was to leave behind
+
+
+@contextmanager
+def made_by(stage: str, path: str | Path) -> Iterator[None]:
+    """Around the reading of `path`, a file or folder that `stage` makes.
+
+    Raises `UserError` if it is missing, or is not what the stage writes.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename or path} is missing; the {stage} stage makes it: dvc repro {stage}"
+        ) from None
+    except PermissionError:
+        raise
+    # What json, csv, Arrow and NumPy raise on a file that was cut short or edited by hand.
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError) as error:
+        said = str(error).strip() or type(error).__name__
+        raise UserError(
+            f"{path} is damaged ({said.splitlines()[0]}); the {stage} stage makes it anew: "
+            f"dvc repro {stage}"
+        ) from None
+
+
+# All outputs of a stage
+
 
 LOCKS = Path("data/.locks")
 PARAMETERS, PIPELINE = Path("params.yaml"), Path("dvc.yaml")

@@ -50,7 +50,7 @@ INDEX = (
 TABLES = ("index.csv", "rejects.csv")
 
 # What to do about data that are missing or not as they were written.
-REPAIR = "run `dvc repro`, or python -m stages.preprocess, which makes anew what is damaged"
+REPAIR = "the preprocess stage makes it anew: dvc repro preprocess"
 
 # Large enough for few files, small enough that a changed image moves little data.
 SHARD_BYTES = 64 * 2**20

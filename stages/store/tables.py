@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from stages.store.atomic import replace_file
+from stages.store.outputs import replace_file
 
 # Columns that hold numbers, wherever they occur; every other column is text.
 NUMBERS = {

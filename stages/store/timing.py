@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from stages.store.atomic import replace_file
 from stages.store.model import file_sha256
+from stages.store.outputs import replace_file
 
 
 def record_times(path: str | Path, section: str, times: dict, model: str | Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.errors import UserError
-from stages.store.atomic import replace_file
+from stages.store.outputs import replace_file
 
 STATE, LOG = "state.npz", "log"
 

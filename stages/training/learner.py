@@ -5,8 +5,7 @@ import tensorflow as tf
 
 from stages.training import environment
 from stages.training.batches import Batch
-from stages.training.optimizers import check_groups, make_optimizers
-from stages.training.schedules import schedule_factor
+from stages.training.optimizers import check_groups, make_optimizers, schedule_factor
 
 
 class Learner:

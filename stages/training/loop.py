@@ -12,7 +12,7 @@ from stages.errors import UserError
 from stages.progress import progress
 from stages.training.batches import Prefetcher, TrainingImages, epoch_order
 from stages.training.checkpoint import Checkpoint
-from stages.training.profile import Profile
+from stages.training.log import Profile
 
 # Images to judge at a time: at most so many, and at most so many pixels, 41 images of 224x224.
 EVALUATION_BATCH, EVALUATION_PIXELS = 512, 2**21

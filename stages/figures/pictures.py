@@ -1,11 +1,15 @@
-"""Grids of images with captions: samples, variants, mistakes, extremes, Grad-CAM."""
+"""Pictures made of images: grids of samples and mistakes, the confusion matrix, the overview."""
+
+from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
-from stages.figures.style import DPI, INK, RED, resized, shortened
+from stages.figures.style import DPI, INK, RED, figure, resized, shortened
 
 TILE = 128  # pixels of an image's longer side
 GAP = 10
@@ -133,3 +137,88 @@ def _nothing(title: str) -> Figure:
     drawn = Figure(figsize=(4, 0.6), facecolor="white")
     drawn.text(0.03, 0.5, title, verticalalignment="center", fontsize=11)
     return drawn
+
+
+TITLES = {
+    "actual": "Confusion, % of the actual class",
+    "predicted": "Confusion, % of the predicted class",
+    "counts": "Confusion, numbers of images",
+}
+ANNOTATED = 20  # with more classes, numbers in the cells would not be legible
+LABELLED = 120
+
+
+def confusion_matrix(counts: np.ndarray, classes: list[str], of: str = "actual") -> Figure:
+    """`counts` int (classes, classes), rows are actual; `of` is one of `TITLES`."""
+    if of == "counts":
+        values = counts.astype(float)
+    else:
+        total = counts.sum(axis=1 if of == "actual" else 0, keepdims=True)
+        values = counts / np.maximum(total, 1)
+    many = len(classes)
+    side = float(np.clip(0.52 * many, 2.6, 8 if many <= ANNOTATED else 11))
+    font = 9 if many <= ANNOTATED else float(np.clip(side * 72 / many * 0.72, 3.5, 8))
+    length = 24 if many <= 40 else 20
+    margin = 0.6 + min(length, max(map(len, classes))) * font * 0.6 / 72
+    drawn = figure(side + margin + 0.9, side + margin + 0.5)
+    axes = drawn.subplots()
+    top = values.max() if of == "counts" else 1
+    # Among many classes single confusions are rare: the root keeps them visible.
+    scale = PowerNorm(1 if many <= ANNOTATED else 0.5, vmin=0, vmax=max(top, 1e-9))
+    picture = axes.imshow(values, cmap="Blues", norm=scale)
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_title(TITLES[of], loc="left")
+    axes.set(xlabel="predicted", ylabel="actual")
+    step = -(-many // LABELLED)
+    ticks = np.arange(0, many, step)
+    names = [shortened(classes[k], length) for k in ticks]
+    straight = many * max(map(len, names)) * font * 0.62 / 72 < side
+    axes.set_xticks(ticks, names, fontsize=font, rotation=0 if straight else 90)
+    axes.set_yticks(ticks, names, fontsize=font)
+    axes.tick_params(length=0)
+    if many <= ANNOTATED:
+        for i, j in zip(*np.nonzero(counts), strict=True):
+            text = (
+                f"{counts[i, j]}"
+                if of == "counts"
+                else f"{100 * values[i, j]:.1f}".removesuffix(".0")
+            )
+            colour = "white" if values[i, j] > 0.55 * top else "black"
+            axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=8)
+    bar = drawn.colorbar(picture, ax=axes, shrink=0.7)
+    bar.outline.set_visible(False)
+    if of != "counts":
+        bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
+    return drawn
+
+
+WIDTH = 1000  # pixels of the overview
+
+
+def overview(rows: list[list[Path]]) -> Image.Image:
+    """The picture files in rows; those of a row get one height, each row the same width.
+
+    Files that do not exist are left out: a model without epochs has no learning curves.
+    """
+    found = [[path for path in row if path.exists()] for row in rows]
+    strips = [_strip([Image.open(path).convert("RGB") for path in row]) for row in found if row]
+    canvas = Image.new("RGB", (WIDTH, sum(strip.height + GAP for strip in strips) - GAP), "white")
+    top = 0
+    for strip in strips:
+        canvas.paste(strip, (0, top))
+        top += strip.height + GAP
+    return canvas
+
+
+def _strip(pictures: list[Image.Image]) -> Image.Image:
+    room = WIDTH - GAP * (len(pictures) - 1)
+    height = round(room / sum(picture.width / picture.height for picture in pictures))
+    strip = Image.new("RGB", (WIDTH, height), "white")
+    left = 0
+    for picture in pictures:
+        width = round(height * picture.width / picture.height)
+        strip.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (left, 0))
+        left += width + GAP
+    return strip

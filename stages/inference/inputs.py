@@ -1,15 +1,24 @@
-"""What to classify: files, folders, globs, URLs and lists, as one sequence of image files."""
+"""New images for a trained model: files, folders, globs, URLs and lists, found wherever they are
+and decoded as in training, in threads while the model works."""
 
 import glob
 import os
 import stat
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import NamedTuple
 from urllib.request import url2pathname
 
+import numpy as np
+
+from stages.images.decode import Recipe, UnreadableImage, decode
 from stages.sources.layout import clean_label, is_hidden, is_image
+
+# What to classify: files, folders, globs, URLs and lists, as one sequence of image files.
+
 
 # Larger files are no photos, and a server may send without end.
 MAX_BYTES = 512 * 2**20
@@ -143,3 +152,68 @@ def _fetch(url: str) -> bytes:
             if len(content) > MAX_BYTES:
                 raise OSError(f"larger than {MAX_BYTES // 2**20} MiB")
     return bytes(content)
+
+
+# Image files to batches of pixels, decoded in threads while the model works.
+
+
+# Files a task: enough to hide what a task costs, few enough to spread over the cores.
+TASK = 8
+
+
+class Batch(NamedTuple):
+    """`images` uint8 (n, h, w, c) of the inputs at `positions` (n,); `errors` by position."""
+
+    positions: list[int]
+    images: np.ndarray
+    errors: dict[int, str]
+
+
+def load(
+    inputs: Sequence[Input], recipe: Recipe, batch_size: int, workers: int | None = None
+) -> Iterator[Batch]:
+    """Yield all `inputs` in order, decoded as in training, `batch_size` of them at a time.
+
+    Works ahead by two batches, so memory does not grow with the number of inputs.
+    """
+    workers = workers or os.cpu_count() or 1
+    starts = range(0, len(inputs), batch_size)
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[list[Future]] = deque()
+        try:
+            for start in starts:
+                stop = min(start + batch_size, len(inputs))
+                tasks = range(start, stop, TASK)
+                ahead.append(
+                    [pool.submit(_decode, inputs, t, min(t + TASK, stop), recipe) for t in tasks]
+                )
+                if len(ahead) > 2:
+                    yield _join(ahead.popleft())
+            while ahead:
+                yield _join(ahead.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _decode(inputs: Sequence[Input], start: int, stop: int, recipe: Recipe) -> Batch:
+    images = np.empty((stop - start, *recipe.shape), np.uint8)
+    positions, errors = [], {}
+    for position in range(start, stop):
+        try:
+            if inputs[position].error:
+                raise UnreadableImage(inputs[position].error)
+            images[len(positions)] = decode(read_input(inputs[position].name), recipe)
+        except (UnreadableImage, OSError) as error:
+            errors[position] = getattr(error, "strerror", None) or str(error)
+        else:
+            positions.append(position)
+    return Batch(positions, images[: len(positions)], errors)
+
+
+def _join(tasks: list[Future]) -> Batch:
+    parts = [task.result() for task in tasks]
+    return Batch(
+        [position for part in parts for position in part.positions],
+        np.concatenate([part.images for part in parts]),
+        {position: error for part in parts for position, error in part.errors.items()},
+    )

@@ -1,4 +1,5 @@
-"""Grad-CAM: which parts of an image spoke for a class (Selvaraju et al. 2017)."""
+"""What a model is made of, and which parts of an image spoke for a class (Grad-CAM, Selvaraju et
+al. 2017)."""
 
 import keras
 import numpy as np
@@ -70,3 +71,30 @@ class _watched:
 
     def __exit__(self, *_):
         del self.layer.call
+
+
+def layer_table(model: keras.Model) -> list[dict]:
+    """One row a layer in order, layers of nested models below theirs.
+
+    `depth` counts the models around the layer; `shape` is the output's, without the batch.
+    """
+    return list(_rows(model, 0))
+
+
+def _rows(model: keras.Model, depth: int):
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        try:
+            shape = [list(output.shape[1:]) for output in keras.tree.flatten(layer.output)]
+        except (AttributeError, ValueError):  # called more than once, or on nothing symbolic
+            shape = []
+        yield {
+            "depth": depth,
+            "name": layer.name,
+            "type": type(layer).__name__,
+            "shape": shape[0] if len(shape) == 1 else shape,
+            "parameters": layer.count_params(),
+        }
+        if isinstance(layer, keras.Model):
+            yield from _rows(layer, depth + 1)

@@ -1,0 +1,230 @@
+"""What may happen to a training image, each drawn from seed, epoch and image: batched, inside
+the compiled step."""
+
+import math
+
+import tensorflow as tf
+
+# Random numbers as functions of a key, so that any batch can be made again.
+
+
+def batch_key(seed, epoch, step) -> tf.Tensor:
+    """The key, int64 (2,), of a batch."""
+    return tf.stack([_int64(seed), _int64(epoch) * 2**32 + _int64(step)])
+
+
+def subkey(key, number: int) -> tf.Tensor:
+    """An independent key for each `number`."""
+    return tf.random.experimental.stateless_fold_in(key, number)
+
+
+def uniform(shape, key, low=0.0, high=1.0) -> tf.Tensor:
+    """Float32 numbers, evenly spread from `low` (included) to `high` (excluded)."""
+    return tf.random.stateless_uniform(shape, key, low, high, alg="philox")
+
+
+def integers(shape, key, low, high) -> tf.Tensor:
+    """Int32 numbers from `low` (included) to `high` (excluded)."""
+    return tf.random.stateless_uniform(shape, key, low, high, tf.int32, alg="philox")
+
+
+def coins(count, key) -> tf.Tensor:
+    """Booleans (count,), true half the time."""
+    return uniform([count], key) < 0.5
+
+
+def beta(count, alpha, key) -> tf.Tensor:
+    """Numbers (count,) from the symmetric beta distribution with parameter `alpha`."""
+    pair = tf.random.stateless_gamma([2, count], key, alpha)
+    return tf.math.divide_no_nan(pair[0], pair[0] + pair[1])
+
+
+def coin_of_image(index, seed) -> tf.Tensor:
+    """A boolean for each position in the training set, true half the time, never changing.
+
+    The finishing steps of SplitMix64 (Steele et al., 2014, doi:10.1145/2660193.2660195).
+    """
+    x = tf.cast(_int64(index) + (_int64(seed) + 1) * 0x9E3779B9, tf.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = tf.bitwise.bitwise_xor(x, _shift_right(x, shift)) * tf.constant(factor, tf.uint64)
+    return tf.equal(_shift_right(x, 63), 1)
+
+
+def _shift_right(x, bits):
+    return tf.bitwise.right_shift(x, tf.constant(bits, x.dtype))
+
+
+def _int64(value):
+    return tf.cast(value, tf.int64)
+
+
+# Where pixels go: affine transforms, flips, crops, and what enters from outside the frame.
+#
+# Fill modes, for pixels a b c d:  nearest aaa|abcd|ddd, reflect cba|abcd|dcb, wrap bcd|abcd|abc,
+# constant kkk|abcd|kkk with k the fill value.
+
+
+def transform(images, rotation, width_shift, height_shift, shear, zoom, fill, key):
+    """Rotate, shear, zoom and shift each image by random amounts, with one resampling.
+
+    The ranges and their order are those of Keras' classic ImageDataGenerator. One bilinear
+    pass keeps images sharper than Keras' layers, which resample for each, and takes 13 ms of
+    one core for 500 images of 32x32 instead of 53.
+
+    Args:
+        images: (n, height, width, channels), any number type.
+        rotation, shear: degrees to either side.
+        width_shift, height_shift: shares of width and height to either side.
+        zoom: 0.2 scales width and height, each for itself, by 0.8 to 1.2.
+        fill: (mode, value).
+    """
+    count = tf.shape(images)[0]
+
+    def amounts(number, limit, centre=0.0):
+        return uniform([count], subkey(key, number), centre - limit, centre + limit)
+
+    size = tf.cast(tf.shape(images)[1:3], tf.float32)
+    turn = amounts(0, rotation * math.pi / 180)
+    slant = amounts(1, shear * math.pi / 180)
+    linear = affine(turn, slant, amounts(2, zoom, 1.0), amounts(3, zoom, 1.0))
+    shift = tf.stack(
+        [amounts(4, width_shift) * size[1], amounts(5, height_shift) * size[0]], axis=-1
+    )
+    return resample(images, linear, shift, *fill)
+
+
+def affine(turn, slant, zoom_x, zoom_y) -> tf.Tensor:
+    """Matrices (n, 2, 2) from places in the output to places in the input, as (x, y).
+
+    Angles in radians; a zoom above 1 shows more of the scene, smaller.
+    """
+    rotate = _matrix(tf.cos(turn), tf.sin(turn), -tf.sin(turn), tf.cos(turn))
+    skew = _matrix(tf.cos(slant), tf.zeros_like(slant), -tf.sin(slant), tf.ones_like(slant))
+    scale = _matrix(zoom_x, tf.zeros_like(zoom_x), tf.zeros_like(zoom_y), zoom_y)
+    return rotate @ skew @ scale
+
+
+def resample(images, linear, shift, mode, value):
+    """Output pixel p takes the input at `linear` (n, 2, 2) times p plus `shift` (n, 2), pixels
+    as (x, y) from the centre of the image; bilinear, outside filled by `mode` with `value`."""
+    size, shape = tf.shape(images)[1:3], images.shape
+    centre = tf.cast(tf.stack([size[1], size[0]]) - 1, tf.float32) / 2
+    offset = centre + shift - tf.linalg.matvec(linear, centre)
+    if mode == "wrap":  # TensorFlow's own wrapping is wrong next to the edges
+        images = tf.tile(images, [1, 3, 3, 1])
+        offset += tf.cast(tf.stack([size[1], size[0]]), tf.float32)
+    zeros = tf.zeros_like(offset)
+    rows = tf.concat([linear[:, 0], offset[:, :1], linear[:, 1], offset[:, 1:], zeros], axis=-1)
+    pixels = images if images.dtype == tf.float32 else tf.cast(images, tf.float32)
+    result = tf.raw_ops.ImageProjectiveTransformV3(
+        images=pixels,
+        transforms=rows,
+        output_shape=size,
+        fill_value=float(value),
+        interpolation="BILINEAR",
+        fill_mode=mode.upper(),
+    )
+    result = tf.ensure_shape(result, shape)  # in a graph the operation forgets it
+    return result if images.dtype == tf.float32 else tf.cast(tf.round(result), images.dtype)
+
+
+def flip_and_crop(images, horizontal, vertical, padding, fill, key):
+    """Flip where `horizontal` or `vertical`, boolean (n,) or None, say so; then pad by `padding`
+    pixels and crop back to the size at a random place. Pixels are only moved."""
+    count = tf.shape(images)[0]
+    shifts = integers([2, count], key, -padding, padding + 1)
+    for axis, flip in ((1, vertical), (2, horizontal)):
+        length = images.shape[axis]
+        places = tf.range(length)[None] + shifts[axis - 1][:, None]
+        inside = (places >= 0) & (places < length)
+        places = _into_frame(places, length, fill[0])
+        if flip is not None:
+            places = tf.where(flip[:, None], length - 1 - places, places)
+        images = tf.gather(images, places, axis=axis, batch_dims=1)
+        if padding and fill[0] == "constant":
+            inside = inside[:, :, None, None] if axis == 1 else inside[:, None, :, None]
+            images = tf.where(inside, images, tf.cast(fill[1], images.dtype))
+    return images
+
+
+def _into_frame(places, length, mode):
+    if mode == "wrap":
+        return places % length
+    if mode == "reflect":
+        places = places % (2 * length)
+        return tf.minimum(places, 2 * length - 1 - places)
+    return tf.clip_by_value(places, 0, length - 1)
+
+
+def _matrix(a, b, c, d):
+    return tf.stack([tf.stack([a, b], axis=-1), tf.stack([c, d], axis=-1)], axis=-2)
+
+
+# Brightness: every pixel of an image times one random factor.
+
+
+def vary_brightness(images, limit, key):
+    """Float images (n, height, width, channels) times 1 - `limit` to 1 + `limit`, cut at 255."""
+    factor = uniform([tf.shape(images)[0], 1, 1, 1], key, 1 - limit, 1 + limit)
+    return tf.clip_by_value(images * factor, 0, 255)
+
+
+# Cutout (DeVries and Taylor, 2017, arXiv:1708.04552): a square of each image is blanked.
+
+
+def cut_out(images, side: int, key):
+    """A square of `side` pixels, at a random place inside the frame, becomes the mean colour
+    of its float image (n, height, width, channels)."""
+    masks = []
+    for axis in (1, 2):
+        length = images.shape[axis]
+        start = integers([tf.shape(images)[0], 1], subkey(key, axis), 0, max(length - side, 0) + 1)
+        place = tf.range(length)[None]
+        masks.append((place >= start) & (place < start + side))
+    blank = masks[0][:, :, None, None] & masks[1][:, None, :, None]
+    return tf.where(blank, tf.reduce_mean(images, axis=(1, 2), keepdims=True), images)
+
+
+# Mix pairs of images and their labels: mixup and cutmix.
+#
+# Each image is mixed with the next of its batch; batches are shuffled, so any pair can meet.
+
+
+def mixup(images, labels, alpha: float, key):
+    """Mixup (Zhang et al., 2017, arXiv:1710.09412): weighted means of pairs.
+
+    Args:
+        images: float32 (n, height, width, channels).
+        labels: float32 (n, classes).
+        alpha: parameter of the beta distribution that weights are drawn from, for each image;
+            small values leave most images nearly alone, 1 mixes evenly.
+    """
+    weight = beta(tf.shape(images)[0], alpha, key)
+    return (
+        _mean(images, weight[:, None, None, None]),
+        _mean(labels, weight[:, None]),
+    )
+
+
+def cutmix(images, labels, alpha: float, key):
+    """CutMix (Yun et al., 2019, arXiv:1905.04899): a rectangle of one image over the other.
+
+    Arguments as in `mixup`. Labels are weighted by the areas the two images really show.
+    """
+    count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+    side = tf.sqrt(1 - beta(count, alpha, subkey(key, 0)))
+    inside, shares = [], []
+    for number, length in ((1, height), (2, width)):
+        centre = uniform([count], subkey(key, number), 0, length)
+        low = tf.round(tf.clip_by_value(centre - side * length / 2, 0, length))
+        high = tf.round(tf.clip_by_value(centre + side * length / 2, 0, length))
+        place = tf.range(length, dtype=tf.float32)[None]
+        inside.append((place >= low[:, None]) & (place < high[:, None]))
+        shares.append((high - low) / length)
+    box = inside[0][:, :, None, None] & inside[1][:, None, :, None]
+    other = tf.roll(images, 1, axis=0)
+    return tf.where(box, other, images), _mean(labels, (1 - shares[0] * shares[1])[:, None])
+
+
+def _mean(values, weight):
+    return weight * values + (1 - weight) * tf.roll(values, 1, axis=0)

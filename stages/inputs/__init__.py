@@ -1,1 +1,0 @@
-"""New images, found wherever they are and decoded as in training."""
