@@ -364,7 +364,7 @@ def test_a_damaged_parquet_file_never_loses_an_image(tmp_path, data):
 
 
 def test_a_parquet_file_that_unpacks_beyond_reason_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.sources.parquet.MEMORY", 2**20)
+    monkeypatch.setattr("stages.sources.parquet.LARGEST_HARMLESS", 2**20)
     images = pa.array([bytes(2**18 + n) for n in range(20)])
     columns = {"image": images, "label": pa.array([0, 1] * 10)}
     pq.write_table(

@@ -1,5 +1,6 @@
 """Where images come from: known sets, archives, folders, tables; local or remote."""
 
+import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ from stages.sources.known import known_images
 from stages.sources.parquet import parquet_files, parquet_images
 from stages.sources.table import table_entries, table_images
 from stages.store.names import printable
-from stages.store.raw import ChangedImage, Entry, RawImage, pack
+from stages.store.raw import ChangedImage, Entry, RawImage, file_mark, pack
 
 
 def gather(
@@ -30,12 +31,18 @@ def gather(
     if source == "archive" or (source == "csv" and settings.url):
         files = _files(settings, downloads, [Path(settings.path)])
         archives = {_archive_name(name): file for name, file in files.items()}
+        # What is fetched was verified; a person's own archive may be written to meanwhile.
+        own = [] if settings.url else [file for file in archives.values() if file.is_file()]
+        marks = [file_mark(os.stat(file)) for file in own]
         if source == "archive":
             entries = archive_entries(archives, settings.label_pattern)
         else:
             entries = table_entries(archives, settings.table, columns)
         for name, archive in archives.items():
             place(archive, raw / name, own=settings.url is not None)
+        for file, mark in zip(own, marks, strict=True):
+            if file_mark(os.stat(file)) != mark:
+                raise UserError(f"{file} changed while it was read; run again")
         return entries
     if source == "folder":
         images = folder_images(settings.path, seen / "files.csv", settings.label_pattern)
@@ -53,7 +60,6 @@ def _pack(images: Iterator[RawImage], raw: Path, previous: Path, seen: Path) -> 
     try:
         yield from pack(images, raw, previous, seen / "shards.json")
     except ChangedImage:
-        images.close()  # for it remembers hashes until then
         (seen / "files.csv").unlink(missing_ok=True)  # the next run shall read every file
         raise
 

@@ -130,7 +130,7 @@ def read_layout(
             else f"{len(loose):,} images of {where} lie in none of the declared sets "
             f"{_names(declared)}, e.g. {printable(loose[0])}; move or remove them"
         )
-    if by_folder:
+    if label_pattern is None:
         labels = [path.split("/")[depth] for path in paths]
     else:
         labels = _match_labels(paths, where, label_pattern)
@@ -142,7 +142,7 @@ def read_layout(
 def _match_labels(paths: Sequence[str], where: str, label_pattern: str) -> list[str]:
     pattern = re.compile(label_pattern)
     matches = [pattern.search(path) for path in paths]
-    labels = [match and match[min(1, pattern.groups)] for match in matches]
+    labels = [(match and match[min(1, pattern.groups)]) or "" for match in matches]
     without = [path for path, label in zip(paths, labels, strict=True) if not label]
     if without:
         raise UserError(

@@ -16,8 +16,10 @@ from stages.store.names import printable
 from stages.store.raw import RawImage
 
 ROWS_AT_ONCE = 64
-MEMORY = 2**28  # bytes that these rows may take
-LARGEST_GROWTH = 200  # a file that unpacks to more, and to more than MEMORY, is a bomb
+MEMORY = 2**26  # bytes that these rows may take
+# A file that unpacks beyond both is a bomb.
+LARGEST_GROWTH = 200
+LARGEST_HARMLESS = 2**28
 LONGEST_NAME = 255  # characters that are kept of the end of an image's own path
 BUFFER = 2**20  # bytes; without one, whole row groups come into memory
 
@@ -111,7 +113,7 @@ def _file_images(file: Path, stem: str, columns: Columns) -> Iterator[RawImage]:
 def _rows(table, wanted: list[str], file: Path) -> Iterator[dict]:
     """The rows of the columns `wanted`, few at a time, so that large cells do not fill memory."""
     with _damage_as_user_error(file):
-        rows, largest = ROWS_AT_ONCE, max(MEMORY, LARGEST_GROWTH * file.stat().st_size)
+        rows, largest = ROWS_AT_ONCE, max(LARGEST_HARMLESS, LARGEST_GROWTH * file.stat().st_size)
         for number in range(table.metadata.num_row_groups):
             # Not by column: Arrow ends the process where what a damaged file says of one is odd.
             size = table.metadata.row_group(number).total_byte_size

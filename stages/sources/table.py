@@ -2,11 +2,12 @@
 
 import csv
 import io
+import itertools
 import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from stages.errors import UserError
 from stages.parameters.download import Columns
@@ -20,6 +21,7 @@ from stages.store.raw import Entry, RawImage
 
 # Larger ones are no tables of labels: five million lines are smaller.
 LARGEST_TABLE = 2**28
+LONGEST_LINE = 2**20  # characters
 
 
 class Row(NamedTuple):
@@ -72,8 +74,9 @@ def table_entries(archives: dict[str, Path], table: str, columns: Columns) -> li
     _, content = next(read_archive(archive, [members[table].name]))
     rows = read_rows(content, columns, where)
     base = posixpath.dirname(table)
-    found = [members.get(posixpath.join(base, row.path)) for row in rows]
-    _check_missing((row for row, m in zip(rows, found, strict=True) if m is None), where)
+    paths = [posixpath.join(base, row.path) for row in rows]
+    _check_missing((row for row, p in zip(rows, paths, strict=True) if p not in members), where)
+    found = [members[path] for path in paths]
     for member in found:
         check_image_size(member.size, f"{archive}: {member.path}")
     entries = [
@@ -100,14 +103,10 @@ def read_rows(
     other than `columns` have no meaning here. Absolute paths may lead into `folder`, that of the
     table. Raises `UserError` for a table that is wrong.
     """
-    try:
-        head = content.decode("utf-8-sig").lstrip("\r\n").split("\n", 1)[0]
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{where}, line {line}, is not UTF-8; save the table as UTF-8") from None
+    head = content[:LONGEST_LINE].decode("utf-8-sig", "replace").lstrip("\r\n").split("\n", 1)[0]
     separator = max(",;\t", key=head.count)
-    lines = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
-    reader = csv.DictReader(lines, delimiter=separator, strict=True)
+    text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+    reader = csv.DictReader(_lines(text, where), delimiter=separator, strict=True)
     tops = _absolute(folder)
     found: dict[str, Row] = {}
     doubles = 0
@@ -123,6 +122,10 @@ def read_rows(
                     f"{', '.join(filter(None, row[1:-1]))}; remove one of the lines"
                 )
             doubles += known is not row
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{where}, line {_undecodable_line(content)}, is not UTF-8; save the table as UTF-8"
+        ) from None
     except csv.Error as error:
         raise UserError(f"{where}, after line {reader.line_num}: {error}") from None
     if doubles:
@@ -131,6 +134,24 @@ def read_rows(
         raise UserError(f"{where} names no images")
     check_classes({row.label for row in found.values()}, where)
     return sorted(found.values(), key=lambda row: printable(row.path))
+
+
+def _lines(text: TextIO, where: str) -> Iterator[str]:
+    for number in itertools.count(1):
+        line = text.readline(LONGEST_LINE)
+        if not line:
+            return
+        if len(line) == LONGEST_LINE:
+            raise UserError(f"{where}, line {number}, is too long for a line of a table")
+        yield line
+
+
+def _undecodable_line(content: bytes) -> int:
+    try:
+        content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return content[: error.start].count(b"\n") + 1
+    return 0
 
 
 def _absolute(folder: Path | None) -> list[str]:

@@ -151,8 +151,9 @@ def pack(
         if shard:
             yield from packer.write(shard)
         packer.finish()
+        checksums = {name: check.result() for name, check in packer.checksums.items()}
     with replace_file(seen) as new:
-        new.write_text(json.dumps(packer.written, indent=0))
+        new.write_text(json.dumps(checksums, indent=0))
 
 
 def _read_checksums(seen: Path) -> dict[str, int]:
@@ -167,16 +168,16 @@ def _read_checksums(seen: Path) -> dict[str, int]:
 class _Packer:
     """Puts shards into `folder`.
 
-    Checking the old ones is as much work as listing the images, and done beside it: the check of
-    one shard goes on while the images of the next are gathered.
+    Reading them for their checksums is as much work as listing the images, and done beside it:
+    the check of an old shard goes on while the images of the next are gathered.
     """
 
     folder: Path
     previous: Path
     known: dict[str, int]  # name of a shard: its checksum when it was written
     pool: Executor
-    written: dict[str, int] = field(default_factory=dict)
-    checking: tuple[Future, list[RawImage], str] | None = None
+    checksums: dict[str, Future] = field(default_factory=dict)
+    checking: tuple[list[RawImage], str] | None = None
 
     def write(self, images: list[RawImage]) -> Iterator[Entry]:
         content = hashlib.sha256()
@@ -185,8 +186,8 @@ class _Packer:
         name = f"images-{content.hexdigest()[:12]}.zip"
         self.finish()
         if name in self.known and (self.previous / name).is_file():
-            check = self.pool.submit(checksum, self.previous / name)
-            self.checking = check, images, name
+            self.checksums[name] = self.pool.submit(checksum, self.previous / name)
+            self.checking = images, name
         else:
             self._write(images, name)
         for image in images:
@@ -197,17 +198,16 @@ class _Packer:
     def finish(self) -> None:
         """Take over the shard that is being checked, or write it anew if it is damaged."""
         if self.checking:
-            check, images, name = self.checking
+            images, name = self.checking
             self.checking = None
-            if check.result() == self.known[name]:
+            if self.checksums[name].result() == self.known[name]:
                 link_or_copy(self.previous / name, self.folder / name)
-                self.written[name] = self.known[name]
             else:
                 self._write(images, name)
 
     def _write(self, images: list[RawImage], name: str) -> None:
         _write_zip(images, self.folder / name)
-        self.written[name] = checksum(self.folder / name)
+        self.checksums[name] = self.pool.submit(checksum, self.folder / name)
 
 
 def checksum(path: Path) -> int:
