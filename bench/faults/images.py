@@ -3,6 +3,7 @@
 import functools
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,9 @@ def seeds() -> dict[str, bytes]:
     from PIL import Image
 
     Image.init()
-    with standard_error_closed():  # libtiff says what it cannot write, which is not of interest
+    # libtiff says what it cannot write, Pillow which formats it will not write for long.
+    with standard_error_closed(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return _seeds()
 
 

@@ -43,7 +43,7 @@ HIDDEN = (".DS_Store", "Thumbs.db", "desktop.ini", "._IMG_0001.jpg")
 def write_phone(inbox: Path, random: Random) -> None:
     """Straight from a telephone: HEIC and JPEG, turned by EXIF, films and litter beside them."""
     for label in ("cats", "dogs"):
-        for number in range(25):
+        for number in range(15):
             size = random.choice(((61, 47), (47, 61), (400, 300), (1200, 900)))
             image = picture("RGB", random.randrange(10**6), size)
             exif = _orientation(random.randrange(1, 9))
