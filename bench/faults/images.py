@@ -240,12 +240,14 @@ def append_other(data: bytearray, random: Random) -> bytearray:
 def lie_of_size(data: bytearray, random: Random) -> bytearray:
     """Another width and height where the format keeps them, its checksum put right."""
     width, height = (random.choice((0, 1, 60, 62, 5000, 13_000, 30_000, 65_535)) for _ in "wh")
+    if random.random() < 0.3:
+        width = height = random.choice((6000, 10_000, 13_400))  # as much as a photo may have
     if data[:4] == b"\x89PNG":
         data[16:24] = struct.pack(">II", width, height)
         data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     elif data[:3] == b"GIF":
         data[6:10] = struct.pack("<HH", width, height)
-        if random.random() < 0.5 and (at := data.find(b"\x2c\0\0\0\0")) > 0:
+        if (at := data.find(b"\x2c\0\0\0\0")) > 0 and random.random() < 0.8:
             data[at + 5 : at + 9] = struct.pack("<HH", width, height)
     elif data[:2] == b"\xff\xd8":
         frames = [
@@ -297,17 +299,32 @@ def mutated(random: Random) -> tuple[str, bytes]:
     return ", ".join(done), bytes(data)
 
 
-def run_case(seed: int, number: int, decode: Callable | None = None) -> Outcome:
-    """Decode mutated image `number` as preprocess does, twice if it can be read.
+def sound(random: Random) -> tuple[str, bytes]:
+    """A sound image of any size, which has to be read however it is resized."""
+    size = random.randint(1, 600), random.randint(1, 600)
+    kind = random.choice(("PPM", "BMP", "PNG", "JPEG", "WEBP", "TIFF"))
+    image = picture(random.choice(("L", "RGB")), random.randrange(1000), size)
+    return f"a sound {kind} of {size[0]} x {size[1]}", _saved(image, kind)
 
-    `decode` is that of the stages, unless the harness itself is tested.
+
+def case(seed: int, number: int) -> tuple[str, bytes, Random]:
+    """Image `number`: what it is, its bytes, and the random numbers for the rest of the case."""
+    random = case_random(seed, "images", number)
+    make = sound if number % 8 == 0 else mutated
+    return *make(random), random
+
+
+def run_case(seed: int, number: int, decode: Callable | None = None) -> Outcome:
+    """Decode image `number` as preprocess does, twice if it can be read.
+
+    One in eight is sound and has to be read. `decode` is that of the stages, unless the harness
+    itself is tested.
     """
     from stages.images.decode import Recipe, UnreadableImage
     from stages.images.decode import decode as decode_image
 
     decode = decode or decode_image
-    random = case_random(seed, "images", number)
-    what, data = mutated(random)
+    what, data, random = case(seed, number)
     recipe = Recipe(
         size=tuple(random.choice(SIZES)),
         color=random.choice(("rgb", "grayscale")),
@@ -319,6 +336,8 @@ def run_case(seed: int, number: int, decode: Callable | None = None) -> Outcome:
         pixels = decode(data, recipe)
     except UnreadableImage as error:
         reason = str(error)
+        if number % 8 == 0:
+            return Outcome("refused", f"{reason} ({what})")
         if reason.strip() and reason.isprintable():
             return Outcome(REJECTED, f"{reason} ({what})")
         return Outcome("no reason on one line", f"{reason!r} ({what})")
@@ -340,7 +359,7 @@ def run_stages(seed: int, batch: int, count: int, top: Path) -> Outcome:
     project = place.project
     inbox, names = project / "data/inbox", []
     for number in range(batch * count, (batch + 1) * count):
-        _, data = mutated(case_random(seed, "images", number))
+        _, data, _ = case(seed, number)
         names.append(f"{'ab'[number % 2]}/{number:05}.{('jpg', 'png', 'tif')[number % 3]}")
         (inbox / names[-1]).parent.mkdir(parents=True, exist_ok=True)
         (inbox / names[-1]).write_bytes(data)
