@@ -13,7 +13,7 @@ crash, a hang of 10 s, more than 1 GiB, a file written outside the project, an i
 a word, a byte that differs. Goal: no fault. Cases depend on the seed and their number alone;
 `--only images:1234` runs one, shows what came of it, and leaves its files.
 
-    python -m bench.faults      (some eight minutes on two cores)
+    python -m bench.faults      (some seven minutes on two cores)
     python -m bench.faults --images 10000 --archives 200 --params 1000 --kills 100
 """
 
