@@ -36,7 +36,8 @@ search: $(VENV)/.installed
 	python -m stages.search --trials "$(TRIALS)" --space "$(SPACE)"
 
 bench: $(VENV)/.installed-dev
-	for name in dvc_overhead decode memory incremental streaming trainer_speed determinism_cost report predict faults; do \
+	for name in dvc_overhead decode memory incremental streaming \
+	    trainer_speed determinism_cost report predict faults; do \
 	    python -m bench.$$name || exit 1; done
 
 lint: $(VENV)/.installed-dev

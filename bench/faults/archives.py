@@ -12,6 +12,7 @@ import io
 import lzma
 import struct
 import tarfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -211,7 +212,8 @@ def zip_with(name: str, content: bytes = b"no image", **fields) -> Callable[[dic
             info.filename = name
             for field, value in fields.items():
                 setattr(info, field, value)
-            archive.writestr(info, content)
+            with warnings.catch_warnings(action="ignore"):  # that a name comes twice
+                archive.writestr(info, content)
         return buffer.getvalue()
 
     return make
