@@ -50,7 +50,7 @@ def train_in_turns(turn: Turn, folder: Path, state: Path, values: dict, before=N
     the steps, the checkpoint. `before` is called with the folder before each.
     """
     import stages.quiet  # noqa: F401
-    from stages.parameters import Parameters
+    from stages.parameters.whole import Parameters
     from stages.store.image_set import load_image_set
     from stages.training.job import Job
     from stages.training.loop import fit

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from stages.errors import UserError, run
-from stages.parameters import read_parameters
+from stages.parameters.download import Download
+from stages.parameters.section import read_settings
 from stages.sources import gather
 from stages.sources.packed import packed_images
 from stages.store.outputs import Outputs, outputs_of
@@ -25,7 +26,7 @@ def main() -> None:
 
 def download(outputs: Outputs) -> str:
     """Fill data/raw, or keep it; say in one line what it holds."""
-    settings = read_parameters().download
+    settings = read_settings(Download)
     kept = packed_images(settings, RAW, LOCK)
     if kept is not None:
         what = "is empty" if os.path.isdir(settings.path) else "is missing"

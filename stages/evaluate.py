@@ -12,7 +12,8 @@ from stages.inference.explain import grad_cam, last_convolution, layer_table
 from stages.inference.probabilities import probabilities
 from stages.metrics import curves, scores
 from stages.metrics.mistakes import most_confident_mistakes
-from stages.parameters import read_parameters
+from stages.parameters.evaluate import Evaluate
+from stages.parameters.section import read_settings
 from stages.progress import progress
 from stages.report.summary import model_card
 from stages.store.image_set import ImageSet, load_image_set
@@ -47,7 +48,7 @@ def main() -> None:
 
 def evaluate(outputs: Outputs) -> dict[str, float]:
     """Judge the model and write what is known of it; how fast it was."""
-    settings = read_parameters().evaluate
+    settings = read_settings(Evaluate)
     train, test, val, extra = (
         load_image_set(PROCESSED, SPLITS / f"{side}.csv")
         for side in ("train", "test", "val", "extra")

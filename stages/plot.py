@@ -11,7 +11,7 @@ from stages.metrics.mistakes import (
     most_confident_mistakes,
     spread_over_pairs,
 )
-from stages.parameters import Parameters, read_parameters
+from stages.parameters.whole import Parameters, read_parameters
 from stages.store.outputs import Outputs, made_by, outputs_of
 
 PROCESSED = Path("data/processed")

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from stages.errors import UserError, run
 from stages.images import DECODER, Recipe
 from stages.images.process import Processed, process
-from stages.parameters import read_parameters
+from stages.parameters.preprocess import Preprocess
+from stages.parameters.section import read_settings
 from stages.store.outputs import outputs_of
 from stages.store.processed import INDEX, Dataset, digest_tables, natural_order
 from stages.store.raw import read_manifest
@@ -36,7 +37,7 @@ FEW = 3
 
 def main() -> None:
     with outputs_of("preprocess") as outputs:
-        settings = read_parameters().preprocess
+        settings = read_settings(Preprocess)
         # What the pixels depend on; it travels with them, and later with the model.
         look = settings.model_dump(exclude={"max_rejects", "workers"}) | {"decoder": DECODER}
         folder, manifest = outputs.directory(PROCESSED), read_raw()

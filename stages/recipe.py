@@ -20,7 +20,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
 from stages.errors import UserError, run
-from stages.parameters import read_parameters
+from stages.parameters.whole import read_parameters
 from stages.store.outputs import replace_file
 
 RECIPES = Path("recipes")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.errors import UserError, run
-from stages.parameters import Parameters, read_parameters
+from stages.parameters.whole import Parameters, read_parameters
 from stages.parameters.yaml_file import read_yaml
 
 if TYPE_CHECKING:

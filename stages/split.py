@@ -6,7 +6,8 @@ Reads data/processed; writes data/splits and reports/data.json, reports/data_iss
 from pathlib import Path
 
 from stages.errors import UserError, run
-from stages.parameters import read_parameters
+from stages.parameters.section import read_settings
+from stages.parameters.split import Split
 from stages.splits import SIDES, describe
 from stages.splits.describe import summarise, write_summary
 from stages.splits.near_duplicates import components, near_duplicates, parse_hashes, unchecked
@@ -33,7 +34,7 @@ def main() -> None:
 
 def split(outputs: Outputs) -> str:
     """Write who trains, chooses and judges, and what the data is like; say it in one line."""
-    settings = read_parameters().split
+    settings = read_settings(Split)
     with made_by("preprocess", PROCESSED):
         dataset, pixels = Dataset.load(PROCESSED), Pixels(PROCESSED)
     with made_by("preprocess", PROCESSED / "index.csv"):

@@ -6,8 +6,11 @@ Killed at any moment, the next run goes on from the last checkpoint and ends wit
 from pathlib import Path
 
 from stages.errors import UserError, run
-from stages.parameters import read_parameters
-from stages.store.image_set import load_image_set
+from stages.parameters.augment import Augment
+from stages.parameters.model import Model
+from stages.parameters.section import read_settings
+from stages.parameters.train import Train
+from stages.store.image_set import ImageSet, load_image_set
 from stages.store.outputs import Outputs, outputs_of
 from stages.store.timing import record_times
 
@@ -29,14 +32,20 @@ def main() -> None:
 
 def train(outputs: Outputs):
     """Train to the end, from the start or the last checkpoint; the job, and what took how long."""
-    parameters = read_parameters()
-    train_set, validation = read_sets(parameters)
+    augment, model, settings = (read_settings(kind) for kind in (Augment, Model, Train))
+    train_set, validation = read_sets(model, settings)
 
     import stages.quiet  # noqa: F401  TensorFlow takes seconds, so after the quick checks
-    from stages.training.job import Job
+    from stages.training.job import Job, JobSettings
 
     tables = [PROCESSED / "dataset.json", PROCESSED / "index.csv", *sorted(SPLITS.glob("*.csv"))]
-    job = Job(parameters, train_set, validation, MODELS / "checkpoints", [__file__, *tables])
+    job = Job(
+        JobSettings(augment, model, settings),
+        train_set,
+        validation,
+        MODELS / "checkpoints",
+        [*outputs.code, *tables],
+    )
     result = job.train(TENSORBOARD, each_epoch=outputs.check_inputs)
     job.save(
         result,
@@ -49,19 +58,19 @@ def train(outputs: Outputs):
     return job, result.times
 
 
-def read_sets(parameters):
+def read_sets(model: Model, settings: Train) -> tuple[ImageSet, ImageSet | None]:
     """The training images, and those that choose the best epoch, or None."""
-    check_weights(parameters.model.weights)
+    check_weights(model.weights)
     train_set = load_image_set(PROCESSED, SPLITS / "train.csv")
     validation = load_image_set(PROCESSED, SPLITS / "val.csv")
     if not len(train_set):
         raise UserError(f"{SPLITS / 'train.csv'} names no images to train on")
-    if not len(validation) and parameters.train.early_stopping.patience:
+    if not len(validation) and settings.early_stopping.patience:
         raise UserError(
             "train.early_stopping.patience needs validation images; set split.val above 0"
         )
     classes = len(train_set.dataset.classes)
-    if parameters.model.output == "sigmoid" and classes != 2:
+    if model.output == "sigmoid" and classes != 2:
         raise UserError(f"model.output: sigmoid is for two classes, not {classes}; use softmax")
     return train_set, validation if len(validation) else None
 

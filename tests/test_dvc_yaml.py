@@ -1,6 +1,7 @@
-"""dvc.yaml says exactly what each stage reads, and no stage loads what it does not need."""
+"""dvc.yaml says exactly what each stage depends on, and no stage loads what it does not need."""
 
 import ast
+import fnmatch
 import subprocess
 import sys
 from pathlib import Path
@@ -12,43 +13,147 @@ ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 RUN_A_MODEL = {"train", "evaluate"}
 
+# What reruns when a file is edited. The first pattern that fits counts.
+RERUNS = """
+stages/__init__.py                   -
+stages/errors.py                     -
+stages/progress.py                   -
+stages/quiet.py                      -
+stages/predict.py                    -
+stages/inference/inputs.py           -
+stages/recipe.py                     -
+stages/review/*                      -
+stages/search.*                      -
 
-def imported_modules(path: Path) -> set[str]:
-    """Names of the project's modules that the file `path` imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-    return {name for name in names if name.startswith("stages.")}
+stages/download.py                   download
+stages/sources/*                     download
+stages/preprocess.py                 preprocess
+stages/images/*                      preprocess
+stages/split.py                      split
+stages/splits/*                      split
+stages/train.py                      train
+stages/architectures/*               train
+stages/augmentation/*                train
+stages/training/*                    train
+stages/evaluate.py                   evaluate
+stages/inference/*                   evaluate
+stages/metrics/curves.py             evaluate
+stages/metrics/*                     evaluate plot
+stages/report/model_card.md.j2       evaluate plot
+stages/report/summary.py             evaluate plot
+stages/report/*                      plot
+stages/figures/*                     plot
+stages/plot.py                       plot
+
+stages/parameters/download.py        download plot
+stages/parameters/preprocess.py      preprocess train evaluate plot
+stages/parameters/split.py           split plot
+stages/parameters/augment.py         train plot
+stages/parameters/model.py           train plot
+stages/parameters/train.py           train plot
+stages/parameters/evaluate.py        evaluate plot
+stages/parameters/plot.py            plot
+stages/parameters/whole.py           plot
+stages/parameters/section.py         download preprocess split train evaluate plot
+stages/parameters/yaml_file.py       download preprocess split train evaluate plot
+
+stages/store/archives.py             download preprocess
+stages/store/raw.py                  download preprocess
+stages/store/journal.py              preprocess
+stages/store/processed.py            preprocess split train evaluate plot
+stages/store/image_set.py            train evaluate plot
+stages/store/model.py                train evaluate plot
+stages/store/timing.py               train evaluate plot
+stages/store/names.py                download preprocess split evaluate plot
+stages/store/outputs.py              download preprocess split train evaluate plot
+stages/store/tables.py               download preprocess split train evaluate plot
+"""
+ONLY_TALKS = {"stages/__init__.py", "stages/errors.py", "stages/progress.py", "stages/quiet.py"}
+TEMPLATES = {"stages/report/page.py": ("page.*",), "stages/report/summary.py": ("*.md.j2",)}
 
 
-def files_read(script: Path) -> set[str]:
-    """The scripts, and the packages or modules of stages/, that `script` needs to run."""
+def has_code(path: Path) -> bool:
+    """Whether a file under stages/ can change anything: not a docstring alone."""
+    if path.suffix != ".py":
+        return True
+    return not all(
+        isinstance(node, ast.Expr) for node in ast.parse(path.read_text(encoding="utf-8")).body
+    )
+
+
+FILES = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "stages").rglob("*")
+    if path.is_file() and "__pycache__" not in path.parts and has_code(path)
+)
+
+
+def reruns(file: str) -> set[str]:
+    rows = [line.split() for line in RERUNS.splitlines() if line]
+    stages = next(row[1:] for row in rows if fnmatch.fnmatch(file, row[0]))
+    return set(stages) - {"-"}
+
+
+class _Imports(ast.NodeVisitor):
+    """Names of modules that a file imports, anywhere in it, but for type checkers."""
+
+    def __init__(self, path: Path):
+        self.names: set[str] = set()
+        self.visit(ast.parse(path.read_text(encoding="utf-8")))
+
+    def visit_If(self, node: ast.If) -> None:
+        if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+            self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.names |= {alias.name for alias in node.names}
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        assert node.level == 0, "relative import"
+        self.names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+
+
+def needed(script: Path) -> set[str]:
+    """The files under stages/ whose code works in `script`, by what imports what."""
     seen, waiting = set(), [script]
     while waiting:
         path = waiting.pop()
         if path in seen:
             continue
         seen.add(path)
-        for name in imported_modules(path):
+        for name in _Imports(path).names:
             module = ROOT.joinpath(*name.split("."))
-            if module.is_dir():
-                waiting.append(module / "__init__.py")
-            elif module.with_suffix(".py").exists():
-                waiting.append(module.with_suffix(".py"))
-                if module.parent != ROOT / "stages":
-                    waiting.append(module.parent / "__init__.py")
-    relative = [path.relative_to(ROOT) for path in seen]
-    return {"/".join(path.parts[:2]) for path in relative}
+            file = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+            if name.startswith("stages.") and file.exists():
+                waiting += [file, file.parent / "__init__.py"]
+    found = {str(path.relative_to(ROOT)) for path in seen if has_code(path)}
+    for module, patterns in TEMPLATES.items():
+        if module in found:
+            found |= {f for f in FILES if any(Path(f).match(pattern) for pattern in patterns)}
+    if script.stem == "train":  # takes an architecture by the name that a setting says
+        found |= {file for file in FILES if file.startswith("stages/architectures/")}
+    return found - ONLY_TALKS
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_exactly_the_code_it_imports(name):
-    listed = {dep for dep in STAGES[name]["deps"] if dep.startswith("stages/")}
-    assert listed == files_read(ROOT / "stages" / f"{name}.py")
+def listed(stage: str) -> set[str]:
+    deps = [dep for dep in STAGES[stage]["deps"] if dep.startswith("stages/")]
+    return {file for file in FILES if any(file == d or file.startswith(f"{d}/") for d in deps)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_exactly_the_code_that_works_in_it(stage):
+    assert listed(stage) == needed(ROOT / "stages" / f"{stage}.py")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_an_edit_reruns_what_the_table_says(file):
+    assert {stage for stage in STAGES if file in listed(stage)} == reruns(file)
+
+
+def test_a_whole_folder_is_listed_where_all_of_it_is_needed():
+    for stage in STAGES.values():
+        for dep in stage["deps"]:
+            assert "$" in dep or not dep.startswith("stages/") or (ROOT / dep).exists(), dep
 
 
 @pytest.mark.parametrize("name", STAGES)

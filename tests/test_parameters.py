@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from stages.errors import UserError
-from stages.parameters import Parameters, read_parameters
+from stages.parameters.whole import Parameters, read_parameters
 
 ROOT = Path(__file__).parent.parent
 

@@ -180,6 +180,27 @@ def test_training_settings_do_not_rerun_preprocessing(project):
     assert "Running stage 'split'" not in plan
 
 
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("stages/errors.py", set()),
+        ("stages/review/comment.py", set()),
+        ("stages/parameters/plot.py", {"plot"}),
+        ("stages/report/page.css", {"plot"}),
+        ("stages/parameters/split.py", {"split", "plot"}),
+        ("stages/training/loop.py", {"train"}),
+        ("stages/store/raw.py", {"download", "preprocess"}),
+        ("stages/images/decode.py", {"preprocess"}),
+    ],
+)
+def test_dvc_reruns_for_an_edit_what_the_edit_can_change(project, file, stages):
+    with open(project / file, "a", encoding="utf-8") as code:
+        code.write("/* edited */\n" if file.endswith("css") else "# edited\n")
+    changed = json.loads(call(project, "dvc", "status", "--json"))
+    call(project, "git", "checkout", "--quiet", file)
+    assert set(changed) == stages
+
+
 def test_an_experiment_shows_its_change_in_metrics_and_params(project):
     call(project, "dvc", "exp", "run", "--set-param", "train.epochs=1", "--name", "short")
     assert "train.epochs" in call(project, "dvc", "params", "diff")

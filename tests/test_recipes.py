@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from stages.errors import UserError
-from stages.parameters import read_parameters
+from stages.parameters.whole import read_parameters
 from stages.recipe import changes, write_recipe
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ import yaml
 
 from stages import search
 from stages.errors import UserError
-from stages.parameters import Parameters
+from stages.parameters.whole import Parameters
 from stages.search import check_keys, past_experiments, read_space
 
 FORMULA = """

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from stages.parameters import Parameters
+from stages.parameters.whole import Parameters
 from stages.store.processed import INDEX, Dataset
 from stages.store.tables import write_table
 

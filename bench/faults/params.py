@@ -233,7 +233,7 @@ def write(content: Content, path: Path) -> None:
 def run_case(seed: int, top: Path, number: int) -> Outcome:
     """File `number` read as every stage does."""
     from stages.errors import UserError
-    from stages.parameters import read_parameters
+    from stages.parameters.whole import read_parameters
 
     what, content, must = case(seed, number)
     place = Place(top / str(number))

@@ -1,5 +1,1 @@
-"""params.yaml, checked whole on reading; one file a section."""
-
-from stages.parameters.reading import Parameters, read_parameters
-
-__all__ = ["Parameters", "read_parameters"]
+"""params.yaml: one file a section, so that a stage depends on the settings it reads, no others."""

@@ -128,15 +128,20 @@ def made_by(stage: str, path: str | Path) -> Iterator[None]:
 
 
 LOCKS = Path("data/.locks")
+CODE = "stages"
 PARAMETERS, PIPELINE = Path("params.yaml"), Path("dvc.yaml")
 UNTRACKED = frozenset(["__pycache__", "thumbs.db", "desktop.ini"])  # as in .dvcignore
 
 
 class Outputs:
-    """New files and folders, each under a temporary name beside its path until the end."""
+    """New files and folders, each under a temporary name beside its path until the end.
+
+    `code` are the source files that the stage depends on.
+    """
 
     def __init__(self, stage: str):
         self._inputs = _Inputs(stage)
+        self.code = self._inputs.code
         self._new: dict[Path, Path] = {}
 
     def file(self, path: Path) -> Path:
@@ -209,6 +214,12 @@ class _Inputs:
             if "$" not in dep and not path.exists():  # the stage itself speaks of a setting
                 raise UserError(f"{path} is missing; {_remedy(path, stages)}")
         self._marks = [_mark(path) for path in self._paths]
+        self.code = [
+            Path(name)
+            for path in self._paths
+            if path.parts[0] == CODE
+            for name, _ in _files(str(path), frozenset())
+        ]
 
     def check(self) -> None:
         values = _settings()
@@ -258,7 +269,7 @@ def _mark(path: Path) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for name, status in _files(str(path), frozenset()):
         digest.update(os.fsencode(name) + b"\0")
-        if path.parts[0] == "stages":
+        if path.parts[0] == CODE:
             digest.update(hashlib.sha256(Path(name).read_bytes()).digest())
         else:
             digest.update(f"{status.st_size} {status.st_mtime_ns} {status.st_ino}\n".encode())

@@ -3,8 +3,9 @@ it leaves, the model for use."""
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -13,12 +14,15 @@ import tensorflow as tf
 from stages.architectures import adapt_model, build_model, portable
 from stages.augmentation import Augmentation
 from stages.errors import UserError
+from stages.parameters.augment import Augment
+from stages.parameters.model import Model
+from stages.parameters.train import Train
+from stages.store.image_set import ImageSet
 from stages.store.model import ModelInfo, save_model
 from stages.store.tables import write_table
 from stages.training import environment
 from stages.training.batches import TrainingImages, epoch_order
 from stages.training.checkpoint import Checkpoint, fingerprint
-from stages.training.environment import choose_precision
 from stages.training.learner import Learner
 from stages.training.log import EpochLog, TensorBoardLog
 from stages.training.loop import Result, fit
@@ -72,34 +76,48 @@ def number_of_outputs(settings, classes: int) -> int:
 
 ADAPT_IMAGES = 5000  # training images, drawn by lot, that an architecture takes statistics from
 ADAPT_DRAW, FRACTION_DRAW = 2**63 + 1, 2**63  # these draws' numbers, beyond all epochs'
-PACKAGES = ("architectures", "augmentation", "parameters", "store", "training")  # code it runs
 VARIANTS = 20  # of one image, to see what augmentation does
 
 
+class JobSettings(NamedTuple):
+    """The sections of params.yaml that a training job reads."""
+
+    augment: Augment
+    model: Model
+    train: Train
+
+
 class Job:
-    """Trains the model that `parameters` describe on `train_set`, an `ImageSet`.
+    """Trains the model that `settings` describe on `train_set`.
 
     Args:
         validation: an `ImageSet` to choose the best epoch by, or None.
         folder: where the state and the log are kept until `checkpoint.delete()`.
-        files: what the outcome depends on beside the settings and the imported code: a state
-            kept with other content of these files is not continued.
+        files: what the outcome depends on beside the settings, data and code: a state kept with
+            other content of these files is not continued.
     """
 
-    def __init__(self, parameters, train_set, validation, folder, files):
-        self.parameters, self.train_set, self.validation = parameters, train_set, validation
-        settings, dataset = parameters.train, train_set.dataset
-        self.strategy = environment.start(settings.devices, settings.deterministic)
-        self.precision = choose_precision(settings.precision)
-        print(environment.describe(settings.devices, self.precision), flush=True)
+    def __init__(
+        self,
+        settings: JobSettings,
+        train_set: ImageSet,
+        validation: ImageSet | None,
+        folder: Path,
+        files: Iterable[str | Path],
+    ):
+        self.settings, self.train_set, self.validation = settings, train_set, validation
+        train, dataset = settings.train, train_set.dataset
+        self.strategy = environment.start(train.devices, train.deterministic)
+        self.precision = environment.choose_precision(train.precision)
+        print(environment.describe(train.devices, self.precision), flush=True)
         # Both nets start from the same names and seeds, so that a weight's path is what the
         # saved model shows.
-        environment.reset(settings.seed, "float32")
+        environment.reset(train.seed, "float32")
         self.memory = environment.memory()
         self.deployable = Deployable(
-            parameters.model, dataset.shape, len(dataset.classes), self.memory
+            settings.model, dataset.shape, len(dataset.classes), self.memory
         )
-        environment.reset(settings.seed, self.precision)
+        environment.reset(train.seed, self.precision)
         self.images = self._training_images()
         self._check_memory()
         self.learner = self._learner()
@@ -111,7 +129,7 @@ class Job:
         The log grows in `checkpoint.log`, where a run that fails leaves it. `each_epoch` is
         called when an epoch is safe on the disk, and may raise.
         """
-        settings = self.parameters.train
+        settings = self.settings.train
         log = EpochLog(self.checkpoint.log)
         logs = [log, TensorBoardLog(tensorboard)] if settings.debug.tensorboard else [log]
         logs.append(lambda rows: each_epoch())
@@ -139,7 +157,7 @@ class Job:
         `metrics` are the epoch log.
         """
         saved = []
-        for row in result.rows if self.parameters.train.save_epochs else []:
+        for row in result.rows if self.settings.train.save_epochs else []:
             weights = self.checkpoint.weights(row["epoch"])
             if weights is None:
                 raise UserError(
@@ -159,13 +177,13 @@ class Job:
 
     def _info(self, result: Result) -> ModelInfo:
         """What travels with the model."""
-        settings, dataset = self.parameters.train, self.train_set.dataset
+        settings, dataset = self.settings.train, self.train_set.dataset
         return ModelInfo(
             classes=dataset.classes,
             shape=dataset.shape,
             preprocess=dataset.preprocess,
             parameters=self.deployable.parameters,
-            model=self.parameters.model.model_dump(),
+            model=self.settings.model.model_dump(),
             train={
                 "images": len(self.images),
                 "epochs": len(result.rows),
@@ -182,7 +200,7 @@ class Job:
         """
         if tf.config.list_physical_devices("GPU"):
             return
-        batch = min(self.parameters.train.batch_size, len(self.images))
+        batch = min(self.settings.train.batch_size, len(self.images))
         size = 2 if self.precision == "bfloat16" else 4
         pixels = int(np.prod(self.images.shape))
         needed = batch * (self.deployable.activations() * size + pixels * 4)
@@ -195,7 +213,7 @@ class Job:
 
     def _training_images(self) -> TrainingImages:
         """All training images or `debug.data_fraction` of them."""
-        settings, chosen = self.parameters.train, None
+        settings, chosen = self.settings.train, None
         if settings.debug.data_fraction < 1:
             count = max(1, round(len(self.train_set) * settings.debug.data_fraction))
             order = epoch_order(self.train_set.labels, settings.seed, FRACTION_DRAW)
@@ -203,7 +221,7 @@ class Job:
         return TrainingImages(self.train_set, settings.memory_limit * 2**30, chosen)
 
     def _learner(self):
-        settings, model = self.parameters.train, self.parameters.model
+        settings, model = self.settings.train, self.settings.model
         dataset = self.train_set.dataset
         classes = len(dataset.classes)
         outputs = number_of_outputs(model, classes)
@@ -227,7 +245,7 @@ class Job:
                 "can be learnt; set model.weights (imagenet, or a file), or frozen_epochs: 0 to "
                 "train it from scratch"
             )
-        augment = Augmentation(self.parameters.augment, dataset.shape)
+        augment = Augmentation(self.settings.augment, dataset.shape)
         self.augmentation = augment
         if settings.debug.overfit_batch or not augment.active:
             augment = None
@@ -239,33 +257,31 @@ class Job:
 
     def _check_image_sizes(self, net) -> None:
         height, width, channels = self.train_set.dataset.shape
-        for stage in self.parameters.train.image_sizes:
+        for stage in self.settings.train.image_sizes:
             problem = f"train.image_sizes: size = {stage.size} is"
             if stage.size > max(height, width):
                 raise UserError(f"{problem} more than the {height}x{width} of the images; lower it")
             try:
                 net.compute_output_spec(keras.KerasTensor((None, stage.size, stage.size, channels)))
             except ValueError:
-                name = self.parameters.model.name
+                name = self.settings.model.name
                 raise UserError(f"{problem} too small for the net {name}; raise it") from None
 
     def _fingerprint(self, files) -> str:
-        stages = Path(__file__).parent.parent
-        code = [path for package in PACKAGES for path in sorted((stages / package).rglob("*.py"))]
-        weights = self.parameters.model.weights
+        weights = self.settings.model.weights
         if weights and Path(weights).is_file():
             files = [*files, weights]
         return fingerprint(
             {
-                "augment": self.parameters.augment.model_dump(),
-                "model": self.parameters.model.model_dump(),
-                "train": self.parameters.train.model_dump(),
+                "augment": self.settings.augment.model_dump(),
+                "model": self.settings.model.model_dump(),
+                "train": self.settings.train.model_dump(),
                 "precision": self.precision,
                 "versions": [tf.__version__, keras.__version__, np.__version__],
             },
-            [*code, *files],
+            files,
         )
 
     def _variants(self) -> np.ndarray:
         image = self.images.take(np.array([0]))[0]
-        return self.augmentation.variants(image, VARIANTS, self.parameters.train.seed)
+        return self.augmentation.variants(image, VARIANTS, self.settings.train.seed)
