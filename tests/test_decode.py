@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from stages.images import Recipe, UnreadableImage, decode, decode_with_facts
+from stages.images import Recipe, UnreadableImage, decode, decode_with_facts, modes
 
 PHOTO = (files("sklearn") / "datasets/images/china.jpg").read_bytes()  # 640 x 427
 FILTERS = {
@@ -253,6 +253,85 @@ def test_16_bit_grey_keeps_its_range(format, order, color):
     recipe = Recipe((40, 64), color)
     expected = np.round(values / 257)[..., None].repeat(recipe.shape[2], 2)
     assert_close(decode(data, recipe), expected)
+
+
+def grey16(values: np.ndarray, mode: str, format: str, transparent: int | None = None) -> bytes:
+    order = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]
+    image = Image.frombytes(mode, values.shape[::-1], values.astype(order).tobytes())
+    data = encode(image, format)
+    if transparent is not None:
+        content = b"tRNS" + struct.pack(">H", transparent)
+        chunk = struct.pack(">I", 2) + content + struct.pack(">I", zlib.crc32(content))
+        at = data.index(b"IDAT") - 4
+        data = data[:at] + chunk + data[at:]
+    return data
+
+
+NARROW = np.linspace(7301, 8206, 64 * 40).round().astype(int).reshape(40, 64)
+WIDE = [("PNG", "I;16"), ("TIFF", "I;16"), ("TIFF", "I;16B"), ("TIFF", "I")]
+
+
+@pytest.mark.parametrize(("format", "mode"), WIDE)
+@pytest.mark.parametrize("color", ["rgb", "grayscale"])
+def test_16_bit_grey_of_a_narrow_range_can_be_spread_from_black_to_white(format, mode, color):
+    data = grey16(NARROW, mode, format)
+    pixels, facts = decode_with_facts(data, Recipe((40, 64), color, sixteen_bit="image"))
+    expected = np.round((NARROW - 7301) * 255 / 905)
+    assert_close(pixels, expected[..., None].repeat(pixels.shape[2], 2), mean=0.01, worst=1)
+    assert facts.levels == 905
+    flat = decode(data, Recipe((40, 64), color))
+    assert (flat.min(), flat.max()) == (28, 32)
+
+
+@pytest.mark.parametrize("scale", ["full", "image"])
+def test_16_bit_grey_of_one_level_stays_what_it_is(scale):
+    data = grey16(np.full((4, 4), 25_700), "I;16", "PNG")
+    pixels, facts = decode_with_facts(data, Recipe((4, 4), sixteen_bit=scale))
+    assert (pixels == 100).all()
+    assert facts.levels == 0
+
+
+@pytest.mark.parametrize("values", [(-1000, 1000), (70_000, 90_000), (-(2**31), 2**31 - 1)])
+def test_more_than_16_bits_are_spread_or_refused(values):
+    data = grey16(np.array([values] * 2), "I", "TIFF")
+    assert decode(data, Recipe((2, 2), "grayscale", sixteen_bit="image"))[0, :, 0].tolist() == [
+        0,
+        255,
+    ]
+    with pytest.raises(UnreadableImage, match=r"^unsupported: 32 bits.*preprocess\.sixteen_bit"):
+        decode(data, Recipe((2, 2)))
+
+
+@pytest.mark.parametrize("color", ["rgb", "grayscale"])
+@pytest.mark.parametrize("transparent", [0, 40_000, 40_001])
+def test_16_bit_grey_may_have_a_transparent_level(color, transparent):
+    values = np.array([[0, 40_000, 40_001, 65_535]])
+    recipe = Recipe((1, 4), color, background=(9, 9, 9))
+    pixels = decode(grey16(values, "I;16", "PNG", transparent), recipe)
+    expected = [9 if value == transparent else round(value / 257) for value in values[0]]
+    assert pixels[0, :, 0].tolist() == expected
+
+
+def test_what_is_transparent_does_not_narrow_the_range_of_the_rest():
+    values = np.array([[0, 7301, 8206]])
+    data = grey16(values, "I;16", "PNG", 0)
+    recipe = Recipe((1, 3), "grayscale", background=(9, 9, 9), sixteen_bit="image")
+    pixels, facts = decode_with_facts(data, recipe)
+    assert pixels[0, :, 0].tolist() == [9, 0, 255]
+    assert facts.levels == 905
+    assert decode(grey16(values[:, :1], "I;16", "PNG", 0), recipe).max() == 9
+
+
+def test_an_image_larger_than_what_is_converted_at_a_time_comes_out_whole(monkeypatch):
+    monkeypatch.setattr(modes, "PART_PIXELS", 50)
+    for mode in ("RGBA", "P", "1", "CMYK"):
+        image = Image.effect_noise((64, 40), 90).convert("RGB").convert(mode)
+        image.putalpha(77) if mode == "RGBA" else None
+        data = encode(image, "TIFF")
+        cut = decode(data, Recipe((40, 64)))
+        monkeypatch.setattr(modes, "PART_PIXELS", 2**20)
+        assert np.array_equal(cut, decode(data, Recipe((40, 64))))
+        monkeypatch.setattr(modes, "PART_PIXELS", 50)
 
 
 def test_cmyk_with_an_adobe_marker_has_the_right_colours():

@@ -13,12 +13,13 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
 from stages import preprocess
 from stages.errors import UserError
-from stages.images import process
+from stages.images import process, version
 from stages.images.fingerprints import digests, perceptual_hashes
 from stages.store.image_set import load_image_set
 from stages.store.processed import Dataset, Pixels
@@ -449,6 +450,48 @@ def test_a_different_decoder_version_reuses_nothing(project, monkeypatch, capsys
     monkeypatch.setattr(preprocess, "DECODER", "of tomorrow")
     project(PHOTOS, max_rejects=0.2)
     assert "61 images: 60 decoded, 1 rejected" in capsys.readouterr().out
+
+
+def png16(low: int, high: int) -> bytes:
+    values = np.linspace(low, high, 24).astype("<u2")
+    buffer = io.BytesIO()
+    Image.frombytes("I;16", (6, 4), values.tobytes()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_images_of_16_bits_that_come_out_nearly_flat_are_named_each_time(project, capsys):
+    files = FILES | {"2/x1.png": png16(7301, 8206), "2/x2.png": png16(291, 694)}
+    files["2/x3.png"] = png16(0, 65_535)
+    for _ in range(2):  # decoded, then reused
+        processed = project(files)
+        said = capsys.readouterr().err
+        assert said.startswith("warning: 2 images of 16 bits use less than 1/16 of their levels")
+        assert "2/x1.png (906 of 65,536), 2/x2.png (404 of 65,536);" in said
+        assert "preprocess.sixteen_bit: image" in said
+    index = {row["path"]: row for row in read_table(processed / "index.csv").to_pylist()}
+    assert [index[f"2/x{n}.png"]["levels"] for n in (1, 2, 3)] == [905, 403, 65_535]
+    project(files, sixteen_bit="image")
+    assert capsys.readouterr().err == ""
+
+
+def test_the_decoder_is_named_after_its_source_and_libraries(tmp_path):
+    source = Path(version.__file__).parent
+    shutil.copytree(source, tmp_path / "images")
+    assert version.name_decoder(tmp_path / "images") == version.DECODER
+    assert f"Pillow {PIL.__version__}" in version.DECODER
+    assert len(version.DECODER) < 100
+    for name in version.SOURCES:
+        with open(tmp_path / f"images/{name}.py", "a") as file:
+            file.write("# a change\n")
+        assert version.name_decoder(tmp_path / "images") != version.DECODER
+        shutil.copy(source / f"{name}.py", tmp_path / "images")
+
+
+def test_every_module_that_decoding_imports_is_in_the_name_of_the_decoder():
+    """But for those that say what to reuse, and how to share the work out."""
+    around = {"__init__", "contents", "process", "reuse", "version"}
+    modules = {path.stem for path in Path(version.__file__).parent.glob("*.py")}
+    assert modules - around == set(version.SOURCES)
 
 
 def test_equal_pixels_have_equal_digests_and_similar_ones_near_hashes():

@@ -17,7 +17,7 @@ import PIL
 import simplejpeg
 from PIL import Image
 
-from stages.images.formats import formats, heard_libtiff, is_tiff
+from stages.images.formats import claimed, formats, heard_libtiff, is_tiff
 from stages.images.geometry import Placement, place, reduction
 from stages.images.limits import bounded, check_size, jpeg_memory, memory
 from stages.images.modes import to_uint8
@@ -179,6 +179,8 @@ def _decode_any(data: bytes, recipe: Recipe) -> tuple[np.ndarray, Facts]:
         except UnreadableImage:
             raise
         except PIL.UnidentifiedImageError:
+            if name := claimed(data):
+                raise UnreadableImage(f"corrupt: begins as {name}, but is none") from None
             raise UnreadableImage("not an image") from None
         except MemoryError:
             raise

@@ -22,6 +22,9 @@ HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", 
 # bits, flags.
 TGA = "<BBBHHBHHHHBB"
 
+# What Pillow calls a file in memory.
+PILLOWS_NAME = "tempfile.tif"
+
 TIFF = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
 
 
@@ -31,6 +34,15 @@ def formats(data: bytes) -> tuple[str, ...]:
         _register_heif()
         return (*FORMATS, "HEIF")
     return (*FORMATS, "TGA") if _is_tga(data) else FORMATS
+
+
+def claimed(data: bytes) -> str | None:
+    """The format as which the file `data` begins, if any."""
+    for name in formats(data):
+        accept = Image.OPEN[name][1]
+        if accept and accept(data[:16].ljust(16, b"\0")) is True:
+            return name
+    return None
 
 
 def _is_tga(data: bytes) -> bool:
@@ -86,7 +98,7 @@ def _listen_to_libtiff() -> None:
         write(text, len(text), message, arguments)
         parts = [part.decode(errors="replace") for part in (module, text.value) if part]
         if hasattr(_of_thread, "said"):
-            _of_thread.said.append(": ".join(parts))
+            _of_thread.said.append(": ".join(parts).removeprefix(f"{PILLOWS_NAME}: "))
 
     try:
         libtiff = ctypes.CDLL(Image.core.__file__)  # finds what this is linked to

@@ -10,6 +10,7 @@ from stages.images.unreadable import UnreadableImage
 
 # A file may claim any size; more pixels than this are taken for a decompression bomb, ...
 MAX_PIXELS = 180_000_000
+MAX_SIDE = 2**17
 
 # ... and fewer where the pixels of a format take more memory than this.
 MOST_BYTES = 600 * 2**20
@@ -45,9 +46,12 @@ MAX_SCANNED_PIXELS = 4_000_000_000
 MAX_TILE_PIXELS = 2**22
 TILE_WIDTH, TILE_LENGTH = 322, 323
 
-# What Pillow decodes in Python, a microsecond or two a pixel.
+# What Pillow decodes in Python: a microsecond or two a pixel, and each comment of a PPM costs
+# the time of all that follows.
 SLOW_DECODERS = {"bmp_rle", "dds_rgb", "ppm_plain"}
-MAX_SLOW_PIXELS = 2**22
+MAX_SLOW_PIXELS = 2**21
+MAX_SLOW_BYTES = 2**24
+MAX_COMMENTS = 100
 
 
 @contextmanager
@@ -92,7 +96,7 @@ def jpeg_scans(data: bytes) -> int:
 
 def check_size(width: int, height: int) -> None:
     """Raise `UnreadableImage` if an image of `width` x `height` is none, or a bomb."""
-    if width * height > MAX_PIXELS:
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise UnreadableImage(f"decompression bomb: {width} x {height} pixels")
     if not width or not height:
         raise UnreadableImage("corrupt: no pixels")
@@ -103,14 +107,11 @@ def jpeg_memory(data: bytes, width: int, height: int, channels: int, factor: int
 
     Raises `UnreadableImage` if it would take far too long.
     """
-    pixels, several = width * height, JPEG_CHANNEL_BYTES * channels
-    needed = BYTES_A_PIXEL["JPEG"] * pixels / factor**2
-    if needed + several * pixels <= SMALL_BYTES:
-        return needed  # as most images, which need not be looked through for this
-    scans = jpeg_scans(data)
+    pixels, scans = width * height, jpeg_scans(data)
     if scans * pixels > MAX_SCANNED_PIXELS:
         raise UnreadableImage(f"decompression bomb: {width} x {height} pixels in {scans} scans")
-    return needed + several * pixels * (scans > 1)
+    kept = JPEG_CHANNEL_BYTES * channels * pixels if scans > 1 else 0
+    return BYTES_A_PIXEL["JPEG"] * pixels / factor**2 + kept
 
 
 def memory(image: Image.Image, data: bytes) -> float:
@@ -126,8 +127,12 @@ def memory(image: Image.Image, data: bytes) -> float:
         across, down = image.tag_v2.get(TILE_WIDTH, 1), image.tag_v2.get(TILE_LENGTH, 1)
         if across * down > max(MAX_TILE_PIXELS, 2 * width * height):
             raise UnreadableImage(f"decompression bomb: parts of {across} x {down} pixels")
-    slow = any(tile[0] in SLOW_DECODERS for tile in image.tile)
-    if slow and width * height > MAX_SLOW_PIXELS:
+    decoders = {tile[0] for tile in image.tile} & SLOW_DECODERS
+    if decoders and (
+        width * height > MAX_SLOW_PIXELS
+        or len(data) > MAX_SLOW_BYTES
+        or ("ppm_plain" in decoders and data.count(b"#") > MAX_COMMENTS)
+    ):
         raise UnreadableImage(
             f"too large: {width} x {height} pixels, in a variant of {image.format} that takes very "
             "long; save it as PNG"

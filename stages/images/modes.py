@@ -14,7 +14,7 @@ from PIL import Image
 from stages.images.unreadable import UnreadableImage
 
 # So many pixels are converted at a time; whole images would take several times their memory.
-BAND_PIXELS = 2**20
+PART_PIXELS = 2**20
 
 WHITE = 65_535
 
@@ -41,31 +41,45 @@ def to_uint8(
             )
         levels = min(high - low, WHITE)
     pixels = np.empty((image.height, image.width, 1 if mode == "L" else 3), np.uint8)
-    for top, band in _bands(image):
-        band = _opaque(_eight_bits(band, black, white), background)
-        band = band if band.mode == mode else band.convert(mode)
-        pixels[top : top + band.height] = np.asarray(band).reshape(-1, *pixels.shape[1:])
+    for left, top, part in _parts(image):
+        part = _opaque(_eight_bits(part, black, white), background)
+        part = part if part.mode == mode else part.convert(mode)
+        place = pixels[top : top + part.height, left : left + part.width]
+        place[:] = np.asarray(part).reshape(place.shape)
     return pixels, levels
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Yield (top, band) of `image` from top to bottom."""
+def _parts(image: Image.Image) -> Iterator[tuple[int, int, Image.Image]]:
+    """Yield (left, top, part) of `image`."""
     width, height = image.size
-    rows = max(1, BAND_PIXELS // width)
-    if rows >= height:
-        yield 0, image
+    across = min(width, PART_PIXELS)
+    down = max(1, PART_PIXELS // width)
+    if across == width and down >= height:
+        yield 0, 0, image
         return
-    for top in range(0, height, rows):
-        yield top, image.crop((0, top, width, min(top + rows, height)))
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            box = left, top, min(left + across, width), min(top + down, height)
+            yield left, top, image.crop(box)
 
 
 def _extremes(image: Image.Image) -> tuple[int, int]:
+    """The darkest and the brightest value that is seen of an image of one channel."""
     low, high = [], []
-    for _, band in _bands(image):
-        values = np.asarray(band)
-        low.append(int(values.min()))
-        high.append(int(values.max()))
-    return min(low), max(high)
+    for _, _, part in _parts(image):
+        values = np.asarray(part)
+        if (transparent := _transparent(image)) is not None:
+            values = values[values != transparent]
+        if values.size:
+            low.append(int(values.min()))
+            high.append(int(values.max()))
+    return min(low, default=0), max(high, default=0)
+
+
+def _transparent(image: Image.Image) -> int | None:
+    """The grey of 16 bits that is not seen, which PNG may name."""
+    value = image.info.get("transparency")
+    return value if isinstance(value, int) else None
 
 
 def _eight_bits(image: Image.Image, black: int, white: int) -> Image.Image:
@@ -73,9 +87,9 @@ def _eight_bits(image: Image.Image, black: int, white: int) -> Image.Image:
         return image
     values = np.asarray(image).astype(np.int64)
     span = white - black
-    grey = Image.fromarray((((values - black) * 255 + span // 2) // span).astype(np.uint8))
-    transparent = image.info.get("transparency")  # PNG: a grey that is not seen
-    if isinstance(transparent, int):
+    grey = ((values - black) * 255 + span // 2) // span
+    grey = Image.fromarray(grey.clip(0, 255).astype(np.uint8))  # beyond: what is not seen
+    if (transparent := _transparent(image)) is not None:
         alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
         grey = Image.merge("LA", (grey, Image.fromarray(alpha)))
     return grey
