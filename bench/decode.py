@@ -40,8 +40,8 @@ from joblib import Parallel, delayed
 
 from bench.measure import alternate, report
 from stages.images.decode import SPARE
-from stages.images.geometry import place, reduction
 from stages.images.process import process
+from stages.images.resize import place, reduction
 from stages.store.raw import Entry, read_manifest, write_manifest
 
 # (name, height, width, side of the result, images, quality, times the loop, share of the limit)

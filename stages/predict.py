@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stages.errors import UserError, run
-from stages.images import Recipe
+from stages.images.decode import Recipe
 from stages.inference.inputs import Batch, Input, find_inputs, load
 from stages.progress import progress
 from stages.store.model import (

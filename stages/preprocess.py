@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.errors import UserError, run
-from stages.images import DECODER, Recipe
+from stages.images.decode import Recipe
+from stages.images.fingerprints import DECODER
 from stages.images.process import Processed, process
 from stages.parameters.preprocess import Preprocess
 from stages.parameters.section import read_settings

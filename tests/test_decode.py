@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from stages.images import Recipe, UnreadableImage, decode, decode_with_facts, modes
+from stages.images import modes
+from stages.images.decode import Recipe, decode, decode_with_facts
+from stages.images.formats import UnreadableImage
 
 PHOTO = (files("sklearn") / "datasets/images/china.jpg").read_bytes()  # 640 x 427
 FILTERS = {

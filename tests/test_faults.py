@@ -26,7 +26,7 @@ from bench.faults.kills import judge_struck
 from bench.faults.models import on_purpose
 from bench.faults.params import special, spoilt
 from bench.faults.watched import GIB, Done, judge, run_program
-from stages.images import Recipe
+from stages.images.decode import Recipe
 from stages.store.model import save_model
 from stages.store.tables import write_table
 

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stages.images.geometry import place, reduction
-from stages.images.resize import SMOOTH, resize
+from stages.images.resize import SMOOTH, place, reduction, resize
 
 WAYS = st.sampled_from(["stretch", "pad", "crop"])
 INTERPOLATIONS = ["area", *SMOOTH]

@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # for when this is run as a program
 
-from stages.images import Recipe, decode, decode_with_facts  # noqa: E402
+from stages.images.decode import Recipe, decode, decode_with_facts  # noqa: E402
 
 FOLDER = Path(__file__).parent / "golden"
 DIGESTS = FOLDER / "digests.json"

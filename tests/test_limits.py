@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.images import Recipe, UnreadableImage, decode, decode_with_facts, limits
+from stages.images import formats
+from stages.images.decode import Recipe, decode, decode_with_facts
+from stages.images.formats import UnreadableImage
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -101,10 +103,10 @@ def test_a_file_that_would_take_too_much_is_refused_at_once(what):
 
 def test_the_largest_image_that_is_accepted_takes_less_than_a_gibibyte():
     """The peak of a fresh process, which decodes the same in two threads at a time."""
-    side = int((limits.MOST_BYTES / limits.BYTES_A_PIXEL["GIF"]) ** 0.5)
+    side = int((formats.MOST_BYTES / formats.BYTES_A_PIXEL["GIF"]) ** 0.5)
     code = (
         "import sys, threading\n"
-        "from stages.images import Recipe, decode\n"
+        "from stages.images.decode import Recipe, decode\n"
         "data = bytes.fromhex(sys.argv[1])\n"
         "work = lambda: decode(data, Recipe((8, 8), interpolation='bilinear'))\n"
         "threads = [threading.Thread(target=work) for _ in range(2)]\n"
@@ -123,16 +125,16 @@ def test_the_largest_image_that_is_accepted_takes_less_than_a_gibibyte():
 
 
 def test_large_images_wait_for_each_other_and_small_ones_do_not():
-    large, at_once, order = limits.SMALL_BYTES + 1, threading.Event(), []
+    large, at_once, order = formats.SMALL_BYTES + 1, threading.Event(), []
 
     def second():
-        with limits.bounded(limits.SMALL_BYTES, 1, 1):
+        with formats.bounded(formats.SMALL_BYTES, 1, 1):
             order.append("small")
             at_once.set()
-        with limits.bounded(large, 1, 1):
+        with formats.bounded(large, 1, 1):
             order.append("large")
 
-    with limits.bounded(large, 1, 1):
+    with formats.bounded(large, 1, 1):
         thread = threading.Thread(target=second)
         thread.start()
         assert at_once.wait(10)
@@ -148,7 +150,7 @@ def test_scans_of_a_jpeg_are_counted(progressive, scans):
     exif = Image.Exif()
     exif[0x010E] = "\xff\xda"
     data = encode(photo, "JPEG", progressive=progressive, exif=exif)
-    assert limits.jpeg_scans(data) == scans
+    assert formats.jpeg_scans(data) == scans
 
 
 # What the libraries say themselves

@@ -17,7 +17,7 @@ from PIL import Image
 
 from stages import download, evaluate, predict, preprocess, split
 from stages.errors import UserError
-from stages.images import Recipe
+from stages.images.decode import Recipe
 from stages.inference.inputs import Input, find_inputs, load
 from stages.store.model import ModelInfo, save_model
 from stages.store.processed import Pixels

@@ -19,7 +19,7 @@ from PIL import Image
 
 from stages import preprocess
 from stages.errors import UserError
-from stages.images import process, version
+from stages.images import fingerprints, process
 from stages.images.fingerprints import digests, perceptual_hashes
 from stages.store.image_set import load_image_set
 from stages.store.processed import Dataset, Pixels
@@ -475,23 +475,23 @@ def test_images_of_16_bits_that_come_out_nearly_flat_are_named_each_time(project
 
 
 def test_the_decoder_is_named_after_its_source_and_libraries(tmp_path):
-    source = Path(version.__file__).parent
+    source = Path(fingerprints.__file__).parent
     shutil.copytree(source, tmp_path / "images")
-    assert version.name_decoder(tmp_path / "images") == version.DECODER
-    assert f"Pillow {PIL.__version__}" in version.DECODER
-    assert len(version.DECODER) < 100
-    for name in version.SOURCES:
+    assert fingerprints.name_decoder(tmp_path / "images") == fingerprints.DECODER
+    assert f"Pillow {PIL.__version__}" in fingerprints.DECODER
+    assert len(fingerprints.DECODER) < 100
+    for name in fingerprints.SOURCES:
         with open(tmp_path / f"images/{name}.py", "a") as file:
             file.write("# a change\n")
-        assert version.name_decoder(tmp_path / "images") != version.DECODER
+        assert fingerprints.name_decoder(tmp_path / "images") != fingerprints.DECODER
         shutil.copy(source / f"{name}.py", tmp_path / "images")
 
 
 def test_every_module_that_decoding_imports_is_in_the_name_of_the_decoder():
     """But for those that say what to reuse, and how to share the work out."""
-    around = {"__init__", "contents", "process", "reuse", "version"}
-    modules = {path.stem for path in Path(version.__file__).parent.glob("*.py")}
-    assert modules - around == set(version.SOURCES)
+    around = {"__init__", "process", "reuse"}
+    modules = {path.stem for path in Path(fingerprints.__file__).parent.glob("*.py")}
+    assert modules - around == set(fingerprints.SOURCES)
 
 
 def test_equal_pixels_have_equal_digests_and_similar_ones_near_hashes():

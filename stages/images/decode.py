@@ -17,12 +17,19 @@ import PIL
 import simplejpeg
 from PIL import Image
 
-from stages.images.formats import claimed, formats, heard_libtiff, is_tiff
-from stages.images.geometry import Placement, place, reduction
-from stages.images.limits import bounded, check_size, jpeg_memory, memory
+from stages.images.formats import (
+    UnreadableImage,
+    bounded,
+    check_size,
+    claimed,
+    formats,
+    heard_libtiff,
+    is_tiff,
+    jpeg_memory,
+    memory,
+)
 from stages.images.modes import to_uint8
-from stages.images.resize import resize
-from stages.images.unreadable import UnreadableImage
+from stages.images.resize import Placement, place, reduction, resize
 
 # Reduced decoding leaves at least so many pixels for each one wanted, in each direction, so
 # that the filter has the last word and what comes out differs little from full scale.

@@ -1,7 +1,9 @@
-"""Two short names for an image: one for its exact pixels, one for what it looks like."""
+"""Short names: for an image's exact pixels, for what it looks like, and for what decoded it."""
 
 import hashlib
 from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
@@ -40,3 +42,29 @@ def _cell_weights(width: int, channels: int) -> np.ndarray:
     weights = np.zeros((width, channels, 9), np.float32)
     np.add.at(weights, (columns, slice(None), np.arange(36) // 4), 1)
     return weights.reshape(-1, 9)
+
+
+# The name of what turns files into pixels: its source and the libraries it uses.
+
+
+# What decides pixels, fingerprints and facts of an image.
+SOURCES = ("decode", "fingerprints", "formats", "modes", "resize")
+LIBRARIES = {
+    "Pillow": "pillow",
+    "pillow-heif": "pillow-heif",
+    "simplejpeg": "simplejpeg",
+    "OpenCV": "opencv-python-headless",
+}
+
+
+def name_decoder(folder: Path = Path(__file__).parent) -> str:
+    """Results of a decoder of another name are not reused."""
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        # Git may give the lines of a text other ends.
+        digest.update((folder / f"{name}.py").read_bytes().replace(b"\r\n", b"\n"))
+    libraries = ", ".join(f"{name} {version(package)}" for name, package in LIBRARIES.items())
+    return f"{digest.hexdigest()[:12]} ({libraries})"
+
+
+DECODER = name_decoder()

@@ -1,13 +1,157 @@
-"""What Pillow has to know before it opens a file: which formats, and who else must be asked."""
+"""What files decoding takes, what they may claim and how much memory they may use."""
 
 import ctypes
+import fcntl
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 from PIL import Image
+
+
+class UnreadableImage(Exception):
+    """Why a file cannot be used, in the form `kind: details` or just `kind`."""
+
+
+# What decoding one file may take, whatever the file says: bounded memory, bounded time.
+
+
+# A file may claim any size; more pixels than this are taken for a decompression bomb, ...
+MAX_PIXELS = 180_000_000
+MAX_SIDE = 2**17
+
+# ... and fewer where the pixels of a format take more memory than this.
+MOST_BYTES = 600 * 2**20
+
+# Images that take more are decoded one at a time, those that take less by all workers at once.
+SMALL_BYTES = 128 * 2**20
+
+# What an image takes for each pixel while it is decoded, at most, with what comes out of it and
+# the copy that resizing may need. Measured, as peak of a process, on 24 megapixels of each mode.
+BYTES_A_PIXEL = {
+    "AVIF": 12,
+    "BMP": 8,
+    "DDS": 8,
+    "DIB": 8,
+    "GIF": 8,
+    "HEIF": 12.5,
+    "JPEG": 8,
+    "JPEG2000": 25,
+    "PNG": 8,
+    "PPM": 8,
+    "PSD": 8,
+    "TGA": 8,
+    "TIFF": 8.5,
+    "WEBP": 16.5,
+}
+
+# A JPEG in several scans keeps its coefficients, two bytes each, until the last has come; and
+# takes the time of all of them.
+JPEG_CHANNEL_BYTES = 2
+MAX_SCANNED_PIXELS = 4_000_000_000
+
+# Larger parts of a TIFF are decoded at once only if the image is large.
+MAX_TILE_PIXELS = 2**22
+TILE_WIDTH, TILE_LENGTH = 322, 323
+
+# What Pillow decodes in Python: a microsecond or two a pixel, and each comment of a PPM costs
+# the time of all that follows.
+SLOW_DECODERS = {"bmp_rle", "dds_rgb", "ppm_plain"}
+MAX_SLOW_PIXELS = 2**21
+MAX_SLOW_BYTES = 2**24
+MAX_COMMENTS = 100
+
+
+@contextmanager
+def bounded(needed: float, width: int, height: int) -> Iterator[None]:
+    """Allow a block that decodes `width` x `height` pixels to take `needed` bytes, about.
+
+    Waits until no other thread or process of this machine decodes a large image. Raises
+    `UnreadableImage` if it is too much.
+    """
+    if needed > MOST_BYTES:
+        raise UnreadableImage(
+            f"too large: {width} x {height} pixels of this format take more than "
+            f"{MOST_BYTES // 2**20} MiB; save it smaller, or as JPEG"
+        )
+    if needed <= SMALL_BYTES:
+        yield
+        return
+    # This file serves as the lock that all workers can reach; closing it lets go.
+    with open(__file__, "rb") as lock:
+        with suppress(OSError):  # a file system that has none
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def jpeg_scans(data: bytes) -> int:
+    """How many scans the JPEG `data` has, 1 if it is decoded as it comes."""
+    at, components, progressive = 2, 0, False
+    while data[at : at + 1] == b"\xff":
+        marker, length = data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == b"\xff":  # padding
+            at += 1
+            continue
+        if marker in (b"\xc0", b"\xc1", b"\xc2"):
+            progressive, components = marker == b"\xc2", data[at + 9]
+        if marker == b"\xda":
+            if not progressive and data[at + 4] == components:
+                return 1
+            return data.count(b"\xff\xda", at)
+        at += 2 + length
+    return data.count(b"\xff\xda")  # not as it should be
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise `UnreadableImage` if an image of `width` x `height` is none, or a bomb."""
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise UnreadableImage(f"decompression bomb: {width} x {height} pixels")
+    if not width or not height:
+        raise UnreadableImage("corrupt: no pixels")
+
+
+def jpeg_memory(data: bytes, width: int, height: int, channels: int, factor: int) -> float:
+    """Bytes that decoding the JPEG `data` at 1 / `factor` of its size takes, about.
+
+    Raises `UnreadableImage` if it would take far too long.
+    """
+    pixels, scans = width * height, jpeg_scans(data)
+    if scans * pixels > MAX_SCANNED_PIXELS:
+        raise UnreadableImage(f"decompression bomb: {width} x {height} pixels in {scans} scans")
+    kept = JPEG_CHANNEL_BYTES * channels * pixels if scans > 1 else 0
+    return BYTES_A_PIXEL["JPEG"] * pixels / factor**2 + kept
+
+
+def memory(image: Image.Image, data: bytes) -> float:
+    """Bytes that loading the opened `image` of the file `data` takes, about.
+
+    Raises `UnreadableImage` if it would take far too long, or if its parts are larger than it.
+    """
+    width, height = image.size
+    check_size(width, height)
+    if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with others behind it
+        return jpeg_memory(data, width, height, len(image.getbands()), 1)
+    if image.format == "TIFF":
+        across, down = image.tag_v2.get(TILE_WIDTH, 1), image.tag_v2.get(TILE_LENGTH, 1)
+        if across * down > max(MAX_TILE_PIXELS, 2 * width * height):
+            raise UnreadableImage(f"decompression bomb: parts of {across} x {down} pixels")
+    decoders = {tile[0] for tile in image.tile} & SLOW_DECODERS
+    if decoders and (
+        width * height > MAX_SLOW_PIXELS
+        or len(data) > MAX_SLOW_BYTES
+        or ("ppm_plain" in decoders and data.count(b"#") > MAX_COMMENTS)
+    ):
+        raise UnreadableImage(
+            f"too large: {width} x {height} pixels, in a variant of {image.format} that takes very "
+            "long; save it as PNG"
+        )
+    return BYTES_A_PIXEL[image.format] * width * height
+
+
+# What Pillow has to know before it opens a file: which formats, and who else must be asked.
+
 
 # Those that are told by how the file begins.
 FORMATS = (

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from stages.images.unreadable import UnreadableImage
+from stages.images.formats import UnreadableImage
 
 # So many pixels are converted at a time; whole images would take several times their memory.
 PART_PIXELS = 2**20

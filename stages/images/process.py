@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from stages.errors import UserError
-from stages.images.contents import FACTS, Contents
 from stages.images.decode import Recipe, UnreadableImage, decode_with_facts
 from stages.images.fingerprints import digests, perceptual_hashes
-from stages.images.reuse import Taken, Work, read_finished, take_over
+from stages.images.reuse import FACTS, Contents, Taken, Work, read_finished, take_over
 from stages.progress import progress
 from stages.store.processed import Shards, shard_starts
 from stages.store.raw import REMEDY, read_images

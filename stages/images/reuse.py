@@ -1,4 +1,4 @@
-"""Pixels of an earlier run, finished or not, taken over where they are what that run wrote."""
+"""What is known of the images of a manifest: each content once, and earlier results, verified."""
 
 import math
 import os
@@ -13,11 +13,60 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.errors import UserError
-from stages.images.contents import FACTS, Contents
 from stages.images.fingerprints import digests
 from stages.store.journal import Journal, read_journal
 from stages.store.processed import Dataset, Pixels, Shards, shard_name
-from stages.store.tables import read_table
+from stages.store.tables import encode, read_table
+
+# The distinct files among the images of a manifest, and what is known of each.
+
+
+# What index.csv says of a content besides where its pixels are.
+FACTS = np.dtype(
+    [
+        ("pixels", "S32"),
+        ("perceptual", "S16"),
+        ("width", np.int32),
+        ("height", np.int32),
+        ("mode", "S8"),
+        ("format", "S8"),
+        ("levels", np.int32),
+        ("bytes", np.int64),
+    ]
+)
+
+
+@dataclass
+class Contents:
+    """The distinct files of a manifest, in the order of their first mention.
+
+    `of` int (images,): the content of each image. `hashes`: SHA-256 of each content. `first`
+    int (contents,): the first image with it. Then, as results: `facts` (`FACTS`), and `reasons`
+    why a content could not be read.
+    """
+
+    of: np.ndarray
+    hashes: pa.Array
+    first: np.ndarray
+    facts: np.ndarray
+    reasons: dict[int, str]
+
+    @classmethod
+    def of_manifest(cls, manifest: pa.Table) -> "Contents":
+        of, hashes = encode(manifest["sha256"])
+        first = np.unique(of, return_index=True)[1]
+        return cls(of, hashes, first, np.zeros(len(first), FACTS), {})
+
+    @property
+    def readable(self) -> np.ndarray:
+        """bool (contents,)"""
+        readable = np.ones(len(self.first), bool)
+        readable[list(self.reasons)] = False
+        return readable
+
+
+# Pixels of an earlier run, finished or not, taken over where they are what that run wrote.
+
 
 # Enough to make the cost of handing it to a thread small, little beside the memory of a run.
 BYTES_AT_A_TIME = 2**20
