@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.measure import ROOT, report, run_stage, write_parameters
-from stages.splits.describe import COLUMNS as ISSUE_COLUMNS
-from stages.store.processed import INDEX, Dataset
+from stages.files import INDEX_COLUMNS, ISSUES_COLUMNS
+from stages.store.processed import Dataset
 from stages.store.tables import write_table
 
 GOAL_SECONDS, GROWTH, SLACK_MIB, PAGE_MB = 30, 1.25, 64, 15
@@ -124,16 +124,16 @@ def write_job(folder: Path, count: int, classes: int) -> None:
             id, name = f"{start + row:016x}", names[row % classes]
             fixed = {"id": id, "path": f"{name}/{id}.jpg", "label": name}
             fixed |= {"shard": shard, "row": row}
-            index.append([fixed.get(column, 0) for column in INDEX])
+            index.append([fixed.get(column, 0) for column in INDEX_COLUMNS])
             rows.append((id, name))
-    write_table(processed / "index.csv", INDEX, index)
+    write_table(processed / "index.csv", INDEX_COLUMNS, index)
     write_table(processed / "rejects.csv", ["file", "reason"], [])
     train, none = rows[:100], []
     for side, part in {"train": train, "val": none, "test": rows, "extra": none}.items():
         write_table(splits / f"{side}.csv", ["id", "label"], part)
     (folder / "reports/train/metrics.json").write_text("{}")
     (folder / "reports/data.json").write_text("{}")
-    write_table(folder / "reports/data_issues.csv", ISSUE_COLUMNS, [])
+    write_table(folder / "reports/data_issues.csv", ISSUES_COLUMNS, [])
     np.save(folder / "models/augmented.npy", np.zeros((20, *SHAPE), np.uint8))
     write_parameters(folder)
 

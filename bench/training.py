@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.rounds import Turn
-from stages.store.processed import INDEX, Dataset
+from stages.files import INDEX_COLUMNS
+from stages.store.processed import Dataset
 from stages.store.tables import write_table
 
 
@@ -32,12 +33,12 @@ def write_training_set(folder: Path, images: np.ndarray, labels: np.ndarray) -> 
     look = {"size": list(images.shape[1:3]), "color": "rgb"}
     Dataset(classes, images.shape[1:], look).save(folder)
     np.save(folder / "images-00000.npy", images)
-    empty = dict.fromkeys(INDEX, "") | dict.fromkeys(("width", "height", "bytes"), 0)
+    empty = dict.fromkeys(INDEX_COLUMNS, "") | dict.fromkeys(("width", "height", "bytes"), 0)
     lines = [
         empty | {"id": str(row), "path": str(row), "shard": "images-00000.npy", "row": row}
         for row in range(len(images))
     ]
-    write_table(folder / "index.csv", INDEX, (list(line.values()) for line in lines))
+    write_table(folder / "index.csv", INDEX_COLUMNS, (list(line.values()) for line in lines))
     names = ((str(row), classes[label]) for row, label in enumerate(labels))
     write_table(folder / "train.csv", ("id", "label"), names)
     write_table(folder / "val.csv", ("id", "label"), [])

@@ -4,19 +4,13 @@ import os
 from pathlib import Path
 
 from stages.errors import UserError, run
+from stages.files import DOWNLOADS, DVC_LOCK, RAW, SEEN
 from stages.parameters.download import Download
 from stages.parameters.section import read_settings
 from stages.sources import gather
 from stages.sources.packed import packed_images
 from stages.store.outputs import Outputs, outputs_of
 from stages.store.raw import write_manifest
-
-RAW = Path("data/raw")
-LOCK = Path("dvc.lock")  # what DVC knows of the last run
-# What outlives every run and is safe to delete: files fetched, which several projects may share,
-# and what is known of files that need not be read again.
-DOWNLOADS = Path(os.environ.get("IMAGE_DOWNLOADS") or "data/downloads")
-SEEN = Path("data/.seen")
 
 
 def main() -> None:
@@ -27,7 +21,7 @@ def main() -> None:
 def download(outputs: Outputs) -> str:
     """Fill data/raw, or keep it; say in one line what it holds."""
     settings = read_settings(Download)
-    kept = packed_images(settings, RAW, LOCK)
+    kept = packed_images(settings, RAW, DVC_LOCK)
     if kept is not None:
         what = "is empty" if os.path.isdir(settings.path) else "is missing"
         return f"{settings.path} {what}: keeping the {kept:,} images packed in {RAW}"

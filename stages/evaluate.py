@@ -8,6 +8,22 @@ import numpy as np
 
 import stages.quiet  # noqa: F401
 from stages.errors import UserError, run
+from stages.files import (
+    CARD,
+    CLASSIFICATION_REPORT,
+    CURVES,
+    DATA_SUMMARY,
+    EPOCHS,
+    EVALUATION,
+    JUDGEMENT,
+    METRICS,
+    MODEL,
+    PREDICTIONS,
+    PREDICTIONS_COLUMNS,
+    PROCESSED,
+    SPLITS,
+    TIMES,
+)
 from stages.inference.explain import grad_cam, last_convolution, layer_table
 from stages.inference.probabilities import probabilities
 from stages.metrics import curves, scores
@@ -23,27 +39,13 @@ from stages.store.outputs import Outputs, made_by, outputs_of
 from stages.store.tables import write_table
 from stages.store.timing import record_times
 
-PROCESSED = Path("data/processed")
-SPLITS = Path("data/splits")
-MODEL = Path("models/model.keras")
-EPOCHS = Path("models/epochs")
-JUDGEMENT = Path("models/model.json")
-CARD = Path("models/README.md")
-DATA = Path("reports/data.json")
-METRICS = Path("reports/metrics.json")
-PREDICTIONS = Path("reports/predictions.csv")
-REPORT = Path("reports/classification_report.txt")
-CURVES = Path("reports/curves")
-EVALUATION = Path("reports/evaluation")
-TIMING = Path("reports/timing.json")
-
 
 def main() -> None:
     started = time.perf_counter()
     with outputs_of("evaluate") as outputs:
         times = evaluate(outputs)
     times = {"seconds": round(time.perf_counter() - started, 3), **times}
-    record_times(TIMING, "evaluate", times, MODEL)
+    record_times(TIMES, "evaluate", times, MODEL)
 
 
 def evaluate(outputs: Outputs) -> dict[str, float]:
@@ -53,8 +55,8 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
         load_image_set(PROCESSED, SPLITS / f"{side}.csv")
         for side in ("train", "test", "val", "extra")
     )
-    with made_by("split", DATA):
-        data = dict(json.loads(DATA.read_text(encoding="utf-8")))
+    with made_by("split", DATA_SUMMARY):
+        data = dict(json.loads(DATA_SUMMARY.read_text(encoding="utf-8")))
     model, info = load_model(MODEL)
     classes = info.classes
     if classes != test.dataset.classes:
@@ -91,7 +93,7 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
 
     _write_json(outputs.file(METRICS), metrics)
     _write_predictions(outputs.file(PREDICTIONS), test, test_probabilities, classes)
-    _write_text(outputs.file(REPORT), scores.report(test.labels, predicted, classes))
+    _write_text(outputs.file(CLASSIFICATION_REPORT), scores.report(test.labels, predicted, classes))
     folder = outputs.directory(CURVES)
     for name, table in {
         "confusion": curves.confusion_table(test.labels, predicted, classes),
@@ -193,7 +195,7 @@ def _write_predictions(
         map(path_cell, test.paths),
         strict=True,
     )
-    write_table(path, ["id", "actual", "predicted", "confidence", "path"], rows)
+    write_table(path, PREDICTIONS_COLUMNS, rows)
 
 
 def _write_json(path: Path, value: dict) -> None:

@@ -1,11 +1,17 @@
 """plot: pictures of the results, one page to open or send, and a headline."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from stages.errors import run
+from stages.files import (
+    AUGMENTED,
+    OVERVIEW,
+    PAGE,
+    PLOTS,
+    TIMES,
+)
 from stages.metrics.mistakes import (
     hardest_and_easiest,
     most_confident_mistakes,
@@ -13,20 +19,6 @@ from stages.metrics.mistakes import (
 )
 from stages.parameters.whole import Parameters, read_parameters
 from stages.store.outputs import Outputs, made_by, outputs_of
-
-PROCESSED = Path("data/processed")
-SPLITS = Path("data/splits")
-AUGMENTED = Path("models/augmented.npy")
-TRAIN = Path("reports/train")
-DATA = Path("reports/data.json")
-ISSUES = Path("reports/data_issues.csv")
-METRICS = Path("reports/metrics.json")
-CURVES = Path("reports/curves")
-EVALUATION = Path("reports/evaluation")
-TIMING = Path("reports/timing.json")
-PLOTS = Path("reports/plots")
-OVERVIEW = Path("reports/overview.png")
-PAGE = Path("reports/report.html")
 
 
 def main() -> None:
@@ -47,7 +39,7 @@ def plot(outputs: Outputs) -> str:
     from stages.report.summary import console_summary
     from stages.store.timing import read_times
 
-    results = read_results(PROCESSED, SPLITS, TRAIN, METRICS, DATA, CURVES, EVALUATION, ISSUES)
+    results = read_results()
     with made_by("train", AUGMENTED):
         augmented = np.load(AUGMENTED)
     mistakes = most_confident_mistakes(results.labels, results.probabilities)
@@ -74,7 +66,7 @@ def plot(outputs: Outputs) -> str:
         overlays,
     )
     outputs.file(PAGE).write_text(page, encoding="utf-8")
-    times = read_times(TIMING, results.model.get("sha256"))
+    times = read_times(TIMES, results.model.get("sha256"))
     return console_summary(results, times, str(PAGE))
 
 

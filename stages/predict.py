@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stages.errors import UserError, run
+from stages.files import MODEL
 from stages.images.decode import Recipe
 from stages.inference.inputs import Batch, Input, find_inputs, load
 from stages.progress import progress
@@ -36,7 +37,6 @@ from stages.store.model import (
 from stages.store.names import cell, path_cell, printable
 from stages.store.outputs import replace_file
 
-MODEL = Path("models/model.keras")
 TOP_K = 3  # classes named for an image, unless the model was judged by others
 BATCH_PIXELS = 2**22  # decoded at a time: 83 images of 224x224, and at most BATCH_SIZE
 BATCH_SIZE = 128

@@ -6,28 +6,30 @@ Reads data/raw; writes data/processed, of which it reuses what has not changed.
 import csv
 import shutil
 import sys
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.errors import UserError, run
+from stages.files import (
+    DECODED_SO_FAR,
+    INDEX,
+    INDEX_COLUMNS,
+    MANIFEST,
+    PROCESSED,
+    RAW,
+    REJECTS,
+    REJECTS_COLUMNS,
+)
 from stages.images.decode import Recipe
 from stages.images.fingerprints import DECODER
 from stages.images.process import Processed, process
 from stages.parameters.preprocess import Preprocess
 from stages.parameters.section import read_settings
 from stages.store.outputs import outputs_of
-from stages.store.processed import INDEX, Dataset, digest_tables, natural_order
+from stages.store.processed import Dataset, digest_tables, natural_order
 from stages.store.raw import read_manifest
 from stages.store.tables import write_table
-
-RAW = Path("data/raw")
-PROCESSED = Path("data/processed")
-# What a run that has not ended, or has failed, has decoded so far.
-WORK = Path("data/.processed")
-
-REJECTS = ["file", "reason", "sha256"]
 
 # Of 16 bits, fewer levels than these make 16 of 256, too few to see much.
 NARROW = 4096
@@ -42,21 +44,21 @@ def main() -> None:
         # What the pixels depend on; it travels with them, and later with the model.
         look = settings.model_dump(exclude={"max_rejects", "workers"}) | {"decoder": DECODER}
         folder, manifest = outputs.directory(PROCESSED), read_raw()
-        images = process(RAW, manifest, look, WORK, PROCESSED, settings.workers)
+        images = process(RAW, manifest, look, DECODED_SO_FAR, PROCESSED, settings.workers)
         check(images, settings.max_rejects)
         images.publish(folder)
-        write_table(folder / "index.csv", INDEX, images.index())
-        write_table(folder / "rejects.csv", REJECTS, images.rejects())
+        write_table(folder / INDEX, INDEX_COLUMNS, images.index())
+        write_table(folder / REJECTS, REJECTS_COLUMNS, images.rejects())
         classes = sorted(images.readable_per_class(), key=natural_order)
         Dataset(classes, Recipe.of(look).shape, look, digest_tables(folder)).save(folder)
-    shutil.rmtree(WORK)
+    shutil.rmtree(DECODED_SO_FAR)
     print(summary(images))
     warn_of_narrow_ranges(images, settings.sixteen_bit)
 
 
 def read_raw() -> pa.Table:
     """The manifest of the raw images. Raises `UserError` if there is none, or if it is damaged."""
-    path = RAW / "manifest.csv"
+    path = RAW / MANIFEST
     try:
         manifest = read_manifest(RAW)
         if not pc.all(pc.match_substring_regex(manifest["sha256"], "^[0-9a-f]{64}$")).as_py():
@@ -92,8 +94,8 @@ def check(images: Processed, allowed: float) -> None:
         return
     if few := [f"{name} ({number})" for name, number in readable.items() if 0 < number < FEW]:
         wrong.append(f"few images are left of {_some(few, 5)}, perhaps not one for each side")
-    table = WORK / "rejects.csv"
-    write_table(table, REJECTS, rejects)
+    table = DECODED_SO_FAR / REJECTS
+    write_table(table, REJECTS_COLUMNS, rejects)
     examples = _some([f"{file} ({reason})" for file, reason, _ in rejects], 3, "; ")
     raise UserError(
         f"{'; '.join(wrong)}: {examples}; {table} lists all. Repair or remove them, raise "
@@ -129,7 +131,7 @@ def summary(images: Processed) -> str:
     if copies := total - rejected - int(readable.sum()):
         parts.append(f"{copies:,} copies")
     if rejected:
-        parts.append(f"{rejected:,} rejected, see {PROCESSED}/rejects.csv")
+        parts.append(f"{rejected:,} rejected, see {PROCESSED / REJECTS}")
     damage = [f"{PROCESSED / name} damaged and made anew" for name in images.damaged_tables]
     if damaged := int((taken.damaged & ~taken.known).sum()):
         damage.append(f"{damaged:,} damaged and decoded again")

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.errors import UserError, run
+from stages.files import METRICS
 from stages.parameters.whole import Parameters, read_parameters
 from stages.parameters.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-METRICS = "reports/metrics.json"
 SPACE = Path(__file__).with_name("search.yaml")
 PREFIX = "search-"
 

@@ -3,23 +3,27 @@
 Reads data/processed; writes data/splits and reports/data.json, reports/data_issues.csv.
 """
 
-from pathlib import Path
-
 from stages.errors import UserError, run
+from stages.files import (
+    DATA_ISSUES,
+    DATA_SUMMARY,
+    INDEX,
+    ISSUES_COLUMNS,
+    PROCESSED,
+    REJECTS,
+    SIDES,
+    SPLIT_COLUMNS,
+    SPLITS,
+)
 from stages.parameters.section import read_settings
 from stages.parameters.split import Split
-from stages.splits import SIDES, describe
+from stages.splits import describe
 from stages.splits.describe import summarise, write_summary
 from stages.splits.near_duplicates import components, near_duplicates, parse_hashes, unchecked
 from stages.splits.plan import plan_sides
 from stages.store.outputs import Outputs, made_by, outputs_of
 from stages.store.processed import Dataset, Pixels
 from stages.store.tables import iterate, read_table, write_table
-
-PROCESSED = Path("data/processed")
-SPLITS = Path("data/splits")
-SUMMARY = Path("reports/data.json")
-ISSUES = Path("reports/data_issues.csv")
 
 COLUMNS = [
     *("id", "path", "label", "split", "group", "sha256", "pixels", "perceptual"),
@@ -37,13 +41,13 @@ def split(outputs: Outputs) -> str:
     settings = read_settings(Split)
     with made_by("preprocess", PROCESSED):
         dataset, pixels = Dataset.load(PROCESSED), Pixels(PROCESSED)
-    with made_by("preprocess", PROCESSED / "index.csv"):
-        images = read_table(PROCESSED / "index.csv", COLUMNS)
+    with made_by("preprocess", PROCESSED / INDEX):
+        images = read_table(PROCESSED / INDEX, COLUMNS)
         hashes = parse_hashes(images["perceptual"])
-    with made_by("preprocess", PROCESSED / "rejects.csv"):
-        reasons = read_table(PROCESSED / "rejects.csv", ["reason"])["reason"].to_pylist()
+    with made_by("preprocess", PROCESSED / REJECTS):
+        reasons = read_table(PROCESSED / REJECTS, ["reason"])["reason"].to_pylist()
     if not len(images):
-        raise UserError(f"{PROCESSED}/index.csv names no images; see {PROCESSED}/rejects.csv")
+        raise UserError(f"{PROCESSED / INDEX} names no images; see {PROCESSED / REJECTS}")
 
     def read_pixels(chosen):
         where = images.select(["shard", "row"]).take(chosen)
@@ -74,12 +78,12 @@ def split(outputs: Outputs) -> str:
         *describe.lines("left out", left_out, images, plan.sides),
         *describe.lines(describe.NEAR, near, images, plan.sides, distances),
     ]
-    write_table(outputs.file(ISSUES), describe.COLUMNS, lines)
-    write_summary(summary, outputs.file(SUMMARY))
+    write_table(outputs.file(DATA_ISSUES), ISSUES_COLUMNS, lines)
+    write_summary(summary, outputs.file(DATA_SUMMARY))
     folder = outputs.directory(SPLITS)
     for side, name in enumerate(SIDES):
-        chosen = images.select(["id", "label"]).filter(plan.sides == side)
-        write_table(folder / f"{name}.csv", ["id", "label"], iterate(chosen))
+        chosen = images.select(SPLIT_COLUMNS).filter(plan.sides == side)
+        write_table(folder / f"{name}.csv", SPLIT_COLUMNS, iterate(chosen))
     return headline(summary)
 
 
@@ -97,7 +101,7 @@ def headline(summary: dict) -> str:
     if found["near_unchecked"]:
         parts.append(f"{found['near_unchecked']:,} too alike to compare")
     named = any(found[kind] for kind in ("left_out", "conflicting_labels", "near_across_sides"))
-    return "; ".join(parts) + (f" (see {ISSUES})" if named else "")
+    return "; ".join(parts) + (f" (see {DATA_ISSUES})" if named else "")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,20 @@ Killed at any moment, the next run goes on from the last checkpoint and ends wit
 from pathlib import Path
 
 from stages.errors import UserError, run
+from stages.files import (
+    AUGMENTED,
+    CHECKPOINTS,
+    DATASET,
+    EPOCHS,
+    INDEX,
+    LOG,
+    MODEL,
+    PRETRAINED,
+    PROCESSED,
+    SPLITS,
+    TENSORBOARD,
+    TIMES,
+)
 from stages.parameters.augment import Augment
 from stages.parameters.model import Model
 from stages.parameters.section import read_settings
@@ -14,19 +28,11 @@ from stages.store.image_set import ImageSet, load_image_set
 from stages.store.outputs import Outputs, outputs_of
 from stages.store.timing import record_times
 
-PROCESSED = Path("data/processed")
-PRETRAINED = Path("models/pretrained")
-SPLITS = Path("data/splits")
-MODELS = Path("models")  # model.keras, epochs/, augmented.npy; checkpoints/ while it trains
-LOG = Path("reports/train")  # while it trains: models/checkpoints/log
-TENSORBOARD = Path("reports/tensorboard")
-TIMES = Path("reports/timing.json")
-
 
 def main() -> None:
     with outputs_of("train") as outputs:
         job, times = train(outputs)
-    record_times(TIMES, "train", times, MODELS / "model.keras")
+    record_times(TIMES, "train", times, MODEL)
     job.checkpoint.delete()
 
 
@@ -38,20 +44,20 @@ def train(outputs: Outputs):
     import stages.quiet  # noqa: F401  TensorFlow takes seconds, so after the quick checks
     from stages.training.job import Job, JobSettings
 
-    tables = [PROCESSED / "dataset.json", PROCESSED / "index.csv", *sorted(SPLITS.glob("*.csv"))]
+    tables = [PROCESSED / DATASET, PROCESSED / INDEX, *sorted(SPLITS.glob("*.csv"))]
     job = Job(
         JobSettings(augment, model, settings),
         train_set,
         validation,
-        MODELS / "checkpoints",
+        CHECKPOINTS,
         [*outputs.code, *tables],
     )
     result = job.train(TENSORBOARD, each_epoch=outputs.check_inputs)
     job.save(
         result,
-        model=outputs.file(MODELS / "model.keras"),
-        epochs=outputs.directory(MODELS / "epochs"),
-        augmented=outputs.file(MODELS / "augmented.npy"),
+        model=outputs.file(MODEL),
+        epochs=outputs.directory(EPOCHS),
+        augmented=outputs.file(AUGMENTED),
         plots=outputs.directory(LOG / "plots"),
         metrics=outputs.file(LOG / "metrics.json"),
     )

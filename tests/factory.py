@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.splits.describe import COLUMNS
-from stages.store.processed import INDEX, Dataset
+from stages.files import INDEX_COLUMNS, ISSUES_COLUMNS
+from stages.store.processed import Dataset
 from stages.store.tables import write_table
 
 ROOT = Path(__file__).parent.parent
@@ -73,14 +73,14 @@ def write_colour_job(
             name = classes[label]
             path = f"{name.replace('/', '_')}/{side} {row}.jpg"
             fixed = {"id": id, "path": path, "label": name, "shard": shard, "row": row}
-            index.append([fixed.get(column, "") for column in INDEX])
+            index.append([fixed.get(column, "") for column in INDEX_COLUMNS])
         write_table(
             splits / f"{side}.csv",
             ["id", "label"],
             [(id, classes[label]) for id, label in zip(ids, labels, strict=True)],
         )
         counts[side] = count
-    write_table(processed / "index.csv", INDEX, index)
+    write_table(processed / "index.csv", INDEX_COLUMNS, index)
     write_table(
         processed / "rejects.csv",
         ["file", "reason", "sha256"],
@@ -97,7 +97,7 @@ def write_colour_job(
     twins = [f"{number:02x}{0:014x}" for number in (2, 0)] if test else []
     near = ("near-duplicate", "<i>copy</i>.jpg", classes[0], "test")
     near += ("train/0.jpg", classes[0], "train", "0.0012", *twins)
-    write_table(folder / "reports/data_issues.csv", COLUMNS, [near] if test else [])
+    write_table(folder / "reports/data_issues.csv", ISSUES_COLUMNS, [near] if test else [])
     (folder / "models/epochs").mkdir(parents=True)
     model = colour_model()
     if extra:

@@ -57,6 +57,7 @@ stages/parameters/whole.py           plot
 stages/parameters/section.py         download preprocess split train evaluate plot
 stages/parameters/yaml_file.py       download preprocess split train evaluate plot
 
+stages/files.py                      download preprocess split train evaluate plot
 stages/store/archives.py             download preprocess
 stages/store/raw.py                  download preprocess
 stages/store/journal.py              preprocess

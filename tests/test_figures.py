@@ -172,27 +172,17 @@ def test_the_console_ends_with_headline_weakest_classes_and_the_page(
 ):
     import json
 
+    from stages.files import METRICS, PAGE, TIMES
     from stages.report.results import read_results
     from stages.report.summary import console_summary
     from stages.store.timing import read_times
 
     monkeypatch.chdir(finished_job)
-    from stages import plot
-
-    results = read_results(
-        plot.PROCESSED,
-        plot.SPLITS,
-        plot.TRAIN,
-        plot.METRICS,
-        plot.DATA,
-        plot.CURVES,
-        plot.EVALUATION,
-        plot.ISSUES,
-    )
+    results = read_results()
     lines = console_summary(
-        results, read_times(plot.TIMING, results.model["sha256"]), str(plot.PAGE)
+        results, read_times(TIMES, results.model["sha256"]), str(PAGE)
     ).splitlines()
-    test = json.loads(plot.METRICS.read_text(encoding="utf-8"))["test"]
+    test = json.loads(METRICS.read_text(encoding="utf-8"))["test"]
     assert lines[0].startswith(f"{100 * test['accuracy']:.1f} % of 90 test images right")
     weakest = sorted(test["per_class"], key=lambda name: test["per_class"][name]["f1"])
     assert all(f"weakest: {n}: F1" in line for n, line in zip(weakest, lines[1:4], strict=True))

@@ -8,7 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from stages.store.raw import MANIFEST, read_images, read_manifest
+from stages.files import MANIFEST_COLUMNS
+from stages.store.raw import read_images, read_manifest
 from stages.store.tables import write_table
 
 FILES = {f"cat/{number:02}.jpg": bytes([number]) * 1000 * number for number in range(20)}
@@ -41,7 +42,7 @@ def raw(tmp_path, request):
         write_tar(tmp_path / "images", request.param)
     write_table(
         tmp_path / "manifest.csv",
-        MANIFEST,
+        MANIFEST_COLUMNS,
         [
             ("id", name, "cat", "", "", hashlib.sha256(FILES[name]).hexdigest(), "images", name)
             for name in reversed(FILES)

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from stages import split
 from stages.errors import UserError
+from stages.files import INDEX_COLUMNS
 from stages.images.fingerprints import perceptual_hashes
 from stages.splits import EXTRA, LEFT_OUT, TEST, TRAIN, VAL
 from stages.splits.near_duplicates import join
 from stages.splits.plan import leaking, plan_sides, stratified
-from stages.store.processed import INDEX, Dataset
+from stages.store.processed import Dataset
 from stages.store.tables import write_table
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +70,11 @@ class Project:
         processed.mkdir(parents=True, exist_ok=True)
         classes = sorted({row["label"] for row in rows})
         Dataset(classes, (24, 32, 3), {}).save(processed)
-        write_table(processed / "index.csv", INDEX, [[r.get(c, 0) for c in INDEX] for r in rows])
+        write_table(
+            processed / "index.csv",
+            INDEX_COLUMNS,
+            [[r.get(c, 0) for c in INDEX_COLUMNS] for r in rows],
+        )
         write_table(processed / "rejects.csv", ("file", "reason"), rejects)
         if pixels is not None:
             np.save(processed / "images-00000.npy", pixels)

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from stages.files import INDEX_COLUMNS
 from stages.parameters.whole import Parameters
-from stages.store.processed import INDEX, Dataset
+from stages.store.processed import Dataset
 from stages.store.tables import write_table
 
 SIDE = 18  # the least the default convnet takes
@@ -38,7 +39,9 @@ def make_workspace(folder: Path, train_images=48, val_images=24, classes=3, **se
         np.save(processed / f"images-{number:05}.npy", shard)
         for row in range(len(shard)):
             at = number * half + row
-            empty = dict.fromkeys(INDEX, "") | dict.fromkeys(("width", "height", "bytes"), SIDE)
+            empty = dict.fromkeys(INDEX_COLUMNS, "") | dict.fromkeys(
+                ("width", "height", "bytes"), SIDE
+            )
             index.append(
                 empty
                 | {
@@ -49,7 +52,7 @@ def make_workspace(folder: Path, train_images=48, val_images=24, classes=3, **se
                     "row": row,
                 }
             )
-    write_table(processed / "index.csv", INDEX, [list(line.values()) for line in index])
+    write_table(processed / "index.csv", INDEX_COLUMNS, [list(line.values()) for line in index])
     for side, part in (("train", index[:train_images]), ("val", index[train_images:])):
         rows = [(line["id"], line["label"]) for line in part]
         write_table(splits / f"{side}.csv", ("id", "label"), rows)

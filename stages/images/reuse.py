@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.errors import UserError
+from stages.files import DATASET, INDEX, REJECTS
 from stages.images.fingerprints import digests
 from stages.store.journal import Journal, read_journal
 from stages.store.processed import Dataset, Pixels, Shards, shard_name
@@ -105,16 +106,16 @@ def read_finished(
     try:
         dataset = Dataset.load(folder, check_tables=False)
     except UserError:  # none, or not as this program writes it
-        return None, ["dataset.json"] if (folder / "dataset.json").exists() else []
+        return None, [DATASET] if (folder / DATASET).exists() else []
     if dataset.preprocess != settings or dataset.shape != shape:
         return None, []
     damaged = dataset.damaged_tables(folder)
-    if "index.csv" in damaged:
+    if INDEX in damaged:
         return None, damaged
-    index = read_table(folder / "index.csv", ["sha256", "shard", "row", *FACTS.names])
+    index = read_table(folder / INDEX, ["sha256", "shard", "row", *FACTS.names])
     rejects = _rejects([], [])
     if not damaged:
-        rejects = read_table(folder / "rejects.csv", ["sha256", "reason"])
+        rejects = read_table(folder / REJECTS, ["sha256", "reason"])
     pixels = Pixels(folder, shape, skip_damaged=True)
     rows = pixels.find(index["shard"].to_pylist(), index["row"].to_numpy())
     return Earlier(pixels, rows, index.drop_columns(["shard", "row"]), rejects), damaged

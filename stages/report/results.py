@@ -7,13 +7,25 @@ from pathlib import Path
 import numpy as np
 
 from stages.errors import UserError
+from stages.files import (
+    CURVES,
+    DATA_ISSUES,
+    DATA_SUMMARY,
+    EVALUATION,
+    LOG,
+    METRICS,
+    PROCESSED,
+    REJECTS,
+    REJECTS_COLUMNS,
+    SIDES,
+    SPLITS,
+)
 from stages.store.image_set import ImageSet, load_image_set
 from stages.store.outputs import made_by
 from stages.store.tables import read_table
 
-SIDES = ("train", "val", "test", "extra")
 SHOWN_NEAR = 24  # pairs of near-duplicates on the page
-CURVES = ("confusion", "per_class", "roc", "precision_recall", "reliability", "extra")
+TABLES = ("confusion", "per_class", "roc", "precision_recall", "reliability", "extra")
 
 
 @dataclass(frozen=True)
@@ -59,18 +71,10 @@ class Results:
         return self.probabilities[np.arange(len(self.predicted)), self.predicted]
 
 
-def read_results(
-    processed: Path,
-    splits: Path,
-    train: Path,
-    metrics: Path,
-    data: Path,
-    curves: Path,
-    evaluation: Path,
-    issues: Path,
-) -> Results:
-    """Read the folders `processed`, `splits`, `train` (DVCLive's), `curves`, `evaluation` and
-    the files `metrics` and `data` (JSON) and `issues` (CSV)."""
+def read_results(folder: Path = Path()) -> Results:
+    """What the stages have left in `folder`, the project's. Raises `UserError` for what is missing
+    or damaged."""
+    processed, splits, evaluation = folder / PROCESSED, folder / SPLITS, folder / EVALUATION
     sets = {side: load_image_set(processed, splits / f"{side}.csv") for side in SIDES}
     test = sets["test"]
     classes = test.dataset.classes
@@ -85,22 +89,22 @@ def read_results(
     predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((len(classes), len(classes)), int)
     np.add.at(confusion, (test.labels, predicted), 1)
-    with made_by("preprocess", processed / "rejects.csv"):
-        rejects = read_table(processed / "rejects.csv", ["file", "reason"]).to_pydict()
-    with made_by("evaluate", metrics):
-        scores = _read_json(metrics)
+    with made_by("preprocess", processed / REJECTS):
+        rejects = read_table(processed / REJECTS, REJECTS_COLUMNS[:2]).to_pydict()
+    with made_by("evaluate", folder / METRICS):
+        scores = _read_json(folder / METRICS)
         missing = set(classes) - scores["test"]["per_class"].keys()
     if missing:
-        raise UserError(f"{metrics} lacks {missing.pop()}; dvc repro evaluate")
-    with made_by("evaluate", curves):
-        tables = {name: _read_columns(curves / f"{name}.csv") for name in CURVES}
-    with made_by("train", train):
-        history = _read_history(train / "plots" / "metrics")
-        chosen_epoch = _read_json(train / "metrics.json").get("best_epoch")
-    with made_by("split", data):
-        facts = _read_json(data)
-    with made_by("split", issues):
-        lines = read_table(issues).to_pylist()
+        raise UserError(f"{METRICS} lacks {missing.pop()}; dvc repro evaluate")
+    with made_by("evaluate", folder / CURVES):
+        tables = {name: _read_columns(folder / CURVES / f"{name}.csv") for name in TABLES}
+    with made_by("train", folder / LOG):
+        history = _read_history(folder / LOG / "plots" / "metrics")
+        chosen_epoch = _read_json(folder / LOG / "metrics.json").get("best_epoch")
+    with made_by("split", folder / DATA_SUMMARY):
+        facts = _read_json(folder / DATA_SUMMARY)
+    with made_by("split", folder / DATA_ISSUES):
+        lines = read_table(folder / DATA_ISSUES).to_pylist()
         near = [line for line in lines if line["distance"]][:SHOWN_NEAR]
         for line in near:
             for side, id in ((line["side"], line["id"]), (line["other_side"], line["other_id"])):

@@ -12,17 +12,17 @@ import tempfile
 from pathlib import Path
 
 from stages.errors import UserError, run
+from stages.files import METRICS, PLOTS, REVIEW, SPLITS
 from stages.review import revision
 from stages.review.changes import Pairing, count_changes, pair, paired_test
 from stages.review.comment import Review, code, write_comment
 from stages.review.pictures import draw_confusion, draw_epochs
-from stages.review.revision import IN_GIT, METRICS, PLOTS, SPLITS, Results, read_results
+from stages.review.revision import IN_GIT, Results, read_results
 from stages.store.names import cell, path_cell, printable
 from stages.store.outputs import replace_directory
 from stages.store.tables import write_table
 
 HERE = Path(".")
-OUTPUT = Path("reports/review")
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         revision.extract(commit, IN_GIT, folder)
-        lacking = revision.extract_from_cache(commit, [SPLITS, PLOTS], folder)
+        lacking = revision.extract_from_cache(commit, [str(SPLITS), str(PLOTS)], folder)
         for path, reason in lacking.items():
             print(
                 printable(f"{path} of {arguments.base} is not to be had: {reason}"), file=sys.stderr
@@ -45,11 +45,11 @@ def main() -> None:
         review.code = revision.changed_code(commit)
         review.stale = revision.stale_stages()
         review.moved_on = revision.merge_base(commit) not in (None, commit)
-        with replace_directory(OUTPUT) as output:
+        with replace_directory(REVIEW) as output:
             add_pictures(review, output / "images")
             (output / "review.md").write_text(write_comment(review), encoding="utf-8")
             write_outcomes(review.pairing, output / "images.csv")
-    print(f"review against {arguments.base}: {OUTPUT / 'review.md'}")
+    print(f"review against {arguments.base}: {REVIEW / 'review.md'}")
 
 
 def _arguments() -> argparse.Namespace:

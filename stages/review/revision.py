@@ -10,22 +10,17 @@ import pyarrow as pa
 import yaml
 
 from stages.errors import UserError
+from stages.files import DATA_SUMMARY, JUDGEMENT, LOG, METRICS, PLOTS, PREDICTIONS, SPLITS, TIMES
 from stages.store.tables import read_table
 from stages.store.timing import read_times
 
 # The results of one side of a review, read from a folder laid out like the project.
 
 
-METRICS = "reports/metrics.json"
-PREDICTIONS = "reports/predictions.csv"
-DATA = "reports/data.json"
-EPOCHS = "reports/train/plots"
-TIMING = "reports/timing.json"
-JUDGEMENT = "models/model.json"  # names the model that the results are of
 PARAMETERS = "params.yaml"
 # Text results that live in git, and results that live in the DVC cache.
-IN_GIT = [METRICS, PREDICTIONS, DATA, EPOCHS, PARAMETERS]
-SPLITS, PLOTS = "data/splits", "reports/plots"
+EPOCH_LOG = LOG / "plots"
+IN_GIT = [str(path) for path in (METRICS, PREDICTIONS, DATA_SUMMARY, EPOCH_LOG, PARAMETERS)]
 
 
 @dataclass(frozen=True)
@@ -64,11 +59,11 @@ def read_results(folder: Path, name: str) -> Results:
             name=name,
             metrics=_read_json(folder / METRICS),
             parameters=_read_yaml(folder / PARAMETERS),
-            data=_read_json(folder / DATA),
-            timing=read_times(folder / TIMING, _read_json(folder / JUDGEMENT).get("sha256")),
+            data=_read_json(folder / DATA_SUMMARY),
+            timing=read_times(folder / TIMES, _read_json(folder / JUDGEMENT).get("sha256")),
             predictions=_read_predictions(folder / PREDICTIONS),
             members=_read_members(folder / SPLITS),
-            epochs=_read_epochs(folder / EPOCHS),
+            epochs=_read_epochs(folder / EPOCH_LOG),
             plots={path.stem: path for path in sorted((folder / PLOTS).glob("*.png"))},
         )
     except (yaml.YAMLError, pa.ArrowException, LookupError, ValueError, TypeError) as error:

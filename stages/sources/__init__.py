@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from stages.errors import UserError
+from stages.files import MANIFEST
 from stages.parameters.download import Download
 from stages.sources.archive import archive_entries, place
 from stages.sources.fetch import fetch, file_sha256
@@ -97,4 +98,4 @@ def _short_names(paths: list[str]) -> list[str]:
 def _archive_name(name: str) -> str:
     """The name in data/raw of an archive that has the short name `name`."""
     flat = re.sub(r"[\0-\x1f/\\]", "-", printable(name))
-    return f"archive-{flat}" if flat.strip(".") in ("", "manifest.csv") else flat
+    return f"archive-{flat}" if flat.strip(".") in ("", MANIFEST) else flat

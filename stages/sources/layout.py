@@ -11,7 +11,7 @@ from stages.errors import UserError
 from stages.store.names import printable
 
 # Folder names (in any letter case) and values of a split column, and the side they declare.
-SIDES = {
+SIDE_NAMES = {
     "train": "train",
     "val": "val",
     "valid": "val",
@@ -97,7 +97,7 @@ def read_layout(
 ) -> Iterator[tuple[str, str]]:
     """Yield (split, label) for each of `paths`, the image files of the folder or archive `where`.
 
-    Class folders lie at the top, or under `SIDES`; all of it may lie in one wrapping folder.
+    Class folders lie at the top, or under `SIDE_NAMES`; all of it may lie in one wrapping folder.
     Folders within a class folder have no meaning. With `label_pattern`, the first group of that
     regular expression (or its whole match) in the path is the class, and class folders have no
     meaning. Raises `UserError` for any other layout.
@@ -106,14 +106,14 @@ def read_layout(
     tops = {path.split("/", 1)[0] for path in paths}
     wrapped = (
         len(tops) == 1
-        and next(iter(tops)).lower() not in SIDES
+        and next(iter(tops)).lower() not in SIDE_NAMES
         and any(path.count("/") > 1 for path in paths)
     )
     top = {path.split("/")[wrapped] for path in paths if path.count("/") > wrapped}
     # A class may be called train; where folders name no classes, train/ is a side.
     deep = {path.split("/")[wrapped] for path in paths if path.count("/") > wrapped + by_folder}
-    declared = {name for name in deep if name.lower() in SIDES}
-    others = {name for name in top if name.lower() not in SIDES}
+    declared = {name for name in deep if name.lower() in SIDE_NAMES}
+    others = {name for name in top if name.lower() not in SIDE_NAMES}
     if declared and others:
         raise UserError(
             f"{where} has {_names(others)} beside the declared sets {_names(declared)}; "
@@ -135,7 +135,7 @@ def read_layout(
     else:
         labels = _match_labels(paths, where, label_pattern)
     for path, label in zip(paths, labels, strict=True):
-        side = SIDES[path.split("/")[depth - 1].lower()] if declared else ""
+        side = SIDE_NAMES[path.split("/")[depth - 1].lower()] if declared else ""
         yield side, read_label(label, where)
 
 
@@ -159,8 +159,8 @@ def side_of_file(name: str) -> str:
     """
     for part in reversed(name.lower().split("/")):
         first = re.split(r"[-_.]", part, maxsplit=1)[0]
-        if first in SIDES:
-            return SIDES[first]
+        if first in SIDE_NAMES:
+            return SIDE_NAMES[first]
     return ""
 
 

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from stages.errors import UserError
+from stages.files import MANIFEST
 from stages.parameters.download import Download
 from stages.sources.layout import OS_FILES, is_hidden
 from stages.store.raw import read_manifest
@@ -34,7 +35,7 @@ def packed_images(settings: Download, raw: Path, lock: Path) -> int | None:
     if locked != settings:
         return None
     missing = f"{settings.path} holds no files"
-    if not (raw / "manifest.csv").is_file():
+    if not (raw / MANIFEST).is_file():
         raise UserError(
             f"{missing}, and {raw} is not here either; put the images there, or fetch the packed "
             f"ones with dvc pull {raw}"

@@ -14,7 +14,7 @@ from stages.parameters.download import Columns
 from stages.progress import progress
 from stages.sources.archive import read_members
 from stages.sources.folder import folder_image, known_hashes
-from stages.sources.layout import SIDES, check_classes, check_image_size, read_label
+from stages.sources.layout import SIDE_NAMES, check_classes, check_image_size, read_label
 from stages.store.archives import read_archive
 from stages.store.names import printable
 from stages.store.raw import Entry, RawImage
@@ -172,10 +172,10 @@ def _check_size(size: int, where: str) -> None:
 def check_side(value: str, where: str) -> str:
     """The side that `value` of a split column declares; empty for none."""
     try:
-        return SIDES[value.strip().lower()] if value.strip() else ""
+        return SIDE_NAMES[value.strip().lower()] if value.strip() else ""
     except KeyError:
         raise UserError(
-            f"{where}: split {value[:100]!r}; use {', '.join(SIDES)} or nothing"
+            f"{where}: split {value[:100]!r}; use {', '.join(SIDE_NAMES)} or nothing"
         ) from None
 
 

@@ -1,11 +1,10 @@
 """Which images train, which choose, which judge.
 
-A *side* is an int8 code, an index into `SIDES`; `LEFT_OUT` marks images on no side.
+A *side* is an int8 code, an index into `files.SIDES`; `LEFT_OUT` marks images on no side.
 """
 
 import numpy as np
 
-SIDES = ("train", "val", "test", "extra")
 TRAIN, VAL, TEST, EXTRA = range(4)
 LEFT_OUT = -1
 

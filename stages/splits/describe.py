@@ -8,16 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.splits import EXTRA, LEFT_OUT, SIDES
+from stages.files import SIDES
+from stages.splits import EXTRA, LEFT_OUT
 from stages.store.names import cell, path_cell
 
 # What a person should look at before trusting the data: one line an issue.
 
 
-COLUMNS = (
-    *("issue", "path", "label", "side", "other_path", "other_label", "other_side", "distance"),
-    *("id", "other_id"),
-)
 NEAR = "near-duplicate"
 
 LISTED = 1000  # issues of a kind that are listed; data.json counts all of them
@@ -51,7 +48,7 @@ def left_out(sides: np.ndarray, *twins: np.ndarray) -> np.ndarray:
 
 
 def lines(issue: str, pairs: np.ndarray, images: pa.Table, sides: np.ndarray, distances=None):
-    """Yield the lines of `COLUMNS` for the first `LISTED` of `pairs`."""
+    """Yield the lines (`ISSUES_COLUMNS`) for the first `LISTED` of `pairs`."""
     pairs = pairs[:LISTED]
     ids, paths, labels = (
         images[column].take(pa.array(pairs.ravel().clip(0))).to_pylist()

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.errors import UserError
-from stages.splits import LEFT_OUT, RANK, SIDES, TEST, TRAIN, VAL
+from stages.files import SIDES
+from stages.splits import LEFT_OUT, RANK, TEST, TRAIN, VAL
 from stages.splits.near_duplicates import join
 from stages.store.tables import encode
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages.errors import UserError
+from stages.files import INDEX
 from stages.store.outputs import made_by
 from stages.store.processed import HEADER_BYTES, Dataset, Pixels
 from stages.store.tables import read_table
@@ -49,8 +50,8 @@ def load_image_set(processed: str | Path, split: str | Path) -> ImageSet:
     with made_by("preprocess", processed):
         dataset, pixels = Dataset.load(processed), Pixels(processed)
         _check_shards(pixels)
-    with made_by("preprocess", Path(processed) / "index.csv"):
-        index = read_table(Path(processed) / "index.csv", ["id", "path", "shard", "row"])
+    with made_by("preprocess", Path(processed) / INDEX):
+        index = read_table(Path(processed) / INDEX, ["id", "path", "shard", "row"])
     with made_by("split", split):
         wanted = read_table(split, ["id", "label"])
     at = pc.index_in(wanted["id"], index["id"])

@@ -3,7 +3,7 @@
 A folder of processed images holds
 
     images-00000.npy ...   uint8 (n, height, width, channels), open with numpy.load
-    index.csv              one line an image (`INDEX`), in the order of the manifest
+    index.csv              one line an image, in the order of the manifest
     dataset.json           class names in label order, image shape, preprocess settings
     rejects.csv            file, reason: images that could not be used
 
@@ -27,27 +27,9 @@ from pathlib import Path
 import numpy as np
 
 from stages.errors import UserError
+from stages.files import DATASET, INDEX, REJECTS
 
-INDEX = (
-    "id",
-    "path",
-    "label",
-    "split",
-    "group",
-    "sha256",
-    "shard",
-    "row",
-    "pixels",
-    "perceptual",
-    "width",
-    "height",
-    "mode",
-    "format",
-    "levels",
-    "bytes",
-)
-
-TABLES = ("index.csv", "rejects.csv")
+TABLES = (INDEX, REJECTS)
 
 # What to do about data that are missing or not as they were written.
 REPAIR = "the preprocess stage makes it anew: dvc repro preprocess"
@@ -76,12 +58,12 @@ class Dataset:
 
     def save(self, folder: Path) -> None:
         text = json.dumps(self.__dict__, indent=2, ensure_ascii=False)
-        (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
+        (folder / DATASET).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, check_tables: bool = True) -> "Dataset":
         """Raises `UserError` if there is none, or if it or (if checked) a table is damaged."""
-        path = Path(folder) / "dataset.json"
+        path = Path(folder) / DATASET
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             dataset = cls(

@@ -18,14 +18,10 @@ import pyarrow as pa
 import pyarrow.compute
 
 from stages.errors import UserError
+from stages.files import MANIFEST, MANIFEST_COLUMNS
 from stages.store.archives import read_archive
 from stages.store.outputs import replace_file
 from stages.store.tables import encode, read_table, write_table
-
-# One line an image, sorted by `path`. `split` is the declared side or empty, `group` ties
-# related images together or is empty, `shard` is the archive of data/raw/ that holds the
-# file and `member` its name there.
-MANIFEST = ("id", "path", "label", "split", "group", "sha256", "shard", "member")
 
 REMEDY = "run dvc checkout --force data/raw, or dvc repro --single-item --force download"
 
@@ -34,8 +30,8 @@ SHARD_BYTES = 64 * 2**20
 
 
 def read_manifest(raw: str | Path) -> pa.Table:
-    """The manifest of the folder `raw`: text columns `MANIFEST`, one row an image."""
-    return read_table(Path(raw) / "manifest.csv", MANIFEST)
+    """The manifest of the folder `raw`: text columns `MANIFEST_COLUMNS`, one row an image."""
+    return read_table(Path(raw) / MANIFEST, MANIFEST_COLUMNS)
 
 
 def read_images(
@@ -117,7 +113,7 @@ def write_manifest(raw: str | Path, entries: Iterable[Entry]) -> int:
             last = path
             count += 1
 
-    write_table(Path(raw) / "manifest.csv", MANIFEST, rows())
+    write_table(Path(raw) / MANIFEST, MANIFEST_COLUMNS, rows())
     return count
 
 

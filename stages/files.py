@@ -1,0 +1,73 @@
+"""Every path of the pipeline, and the columns of every table that one stage leaves to another."""
+
+import os
+from pathlib import Path
+
+# download
+RAW = Path("data/raw")  # a few archives, and MANIFEST
+# What outlives every run and is safe to delete: files fetched, which several projects may share,
+# and what is known of files that need not be read again.
+DOWNLOADS = Path(os.environ.get("IMAGE_DOWNLOADS") or "data/downloads")
+SEEN = Path("data/.seen")
+
+# preprocess
+PROCESSED = Path("data/processed")  # pixels in shards, DATASET, INDEX and REJECTS
+DECODED_SO_FAR = Path("data/.processed")  # by a run that has not ended, or has failed
+
+# split
+SPLITS = Path("data/splits")  # a table for each of SIDES
+DATA_SUMMARY = Path("reports/data.json")
+DATA_ISSUES = Path("reports/data_issues.csv")
+
+# train
+PRETRAINED = Path("models/pretrained")
+MODEL = Path("models/model.keras")
+EPOCHS = Path("models/epochs")
+AUGMENTED = Path("models/augmented.npy")
+CHECKPOINTS = Path("models/checkpoints")  # while it trains; log/ is DVCLive's
+LOG = Path("reports/train")
+TENSORBOARD = Path("reports/tensorboard")
+
+# evaluate
+JUDGEMENT = Path("models/model.json")
+CARD = Path("models/README.md")
+METRICS = Path("reports/metrics.json")
+PREDICTIONS = Path("reports/predictions.csv")
+CLASSIFICATION_REPORT = Path("reports/classification_report.txt")
+CURVES = Path("reports/curves")
+EVALUATION = Path("reports/evaluation")
+
+# plot
+PLOTS = Path("reports/plots")
+OVERVIEW = Path("reports/overview.png")
+PAGE = Path("reports/report.html")
+
+TIMES = Path("reports/timing.json")  # of whichever models were timed here
+REVIEW = Path("reports/review")
+DVC_LOCK = Path("dvc.lock")
+
+# Names of the sides of the split, in the order of their numbers (stages/splits).
+SIDES = ("train", "val", "test", "extra")
+
+# In RAW: one line an image, sorted by `path`. `split` is the declared side or empty, `group` ties
+# related images together or is empty, `shard` is the archive that holds the file and `member` its
+# name there.
+MANIFEST = "manifest.csv"
+MANIFEST_COLUMNS = ("id", "path", "label", "split", "group", "sha256", "shard", "member")
+
+# In PROCESSED: one line an image that could be read, and one for each that could not.
+DATASET = "dataset.json"
+INDEX = "index.csv"
+INDEX_COLUMNS = (
+    *("id", "path", "label", "split", "group", "sha256", "shard", "row"),
+    *("pixels", "perceptual", "width", "height", "mode", "format", "levels", "bytes"),
+)
+REJECTS = "rejects.csv"
+REJECTS_COLUMNS = ("file", "reason", "sha256")
+
+SPLIT_COLUMNS = ("id", "label")
+ISSUES_COLUMNS = (
+    *("issue", "path", "label", "side", "other_path", "other_label", "other_side", "distance"),
+    *("id", "other_id"),
+)
+PREDICTIONS_COLUMNS = ("id", "actual", "predicted", "confidence", "path")
