@@ -16,7 +16,7 @@ from stages.images.decode import Recipe, UnreadableImage, decode_with_facts
 from stages.images.fingerprints import digests, perceptual_hashes
 from stages.images.reuse import FACTS, Contents, Taken, Work, read_finished, take_over
 from stages.progress import progress
-from stages.store.processed import Shards, shard_starts
+from stages.store.processed import Shards, checksums, shard_starts
 from stages.store.raw import REMEDY, read_images
 from stages.store.tables import encode
 
@@ -48,10 +48,16 @@ class Processed:
     taken: Taken
     damaged_tables: list[str]
 
-    def publish(self, folder: Path) -> None:
-        """Put the finished shards in `folder`, without gaps where images were rejected."""
+    def publish(self, folder: Path) -> dict[str, int]:
+        """Put the finished shards in `folder`, without gaps where images were rejected.
+
+        Returns their checksums by name.
+        """
         self.shards.drop(np.flatnonzero(~self.contents.readable & ~self.taken.complete))
         self.shards.publish(folder)
+        known = self.taken.checksums
+        new = [path for path in folder.glob("images-*.npy") if path.name not in known]
+        return dict(sorted((known | checksums(new)).items()))
 
     def index(self) -> Iterator[tuple]:
         """The rows of index.csv."""

@@ -16,7 +16,7 @@ from stages.errors import UserError
 from stages.files import DATASET, INDEX, REJECTS
 from stages.images.fingerprints import digests
 from stages.store.journal import Journal, read_journal
-from stages.store.processed import Dataset, Pixels, Shards, shard_name
+from stages.store.processed import Dataset, Pixels, Shards, checksums, shard_name
 from stages.store.tables import encode, read_table
 
 # The distinct files among the images of a manifest, and what is known of each.
@@ -81,12 +81,14 @@ class Earlier:
 
     `index` has a row for each image, with its `sha256` and the columns of `FACTS`; `rows` int64
     are the places in `pixels`, -1 if they are gone. `rejects` has `sha256` and `reason`.
+    `checksums` of the shards, by name, as they were written.
     """
 
     pixels: Pixels
     rows: np.ndarray
     index: pa.Table
     rejects: pa.Table
+    checksums: dict[str, int]
 
     def facts(self, at: np.ndarray) -> np.ndarray:
         """`FACTS` of the rows `at` of the index."""
@@ -118,7 +120,8 @@ def read_finished(
         rejects = read_table(folder / REJECTS, ["sha256", "reason"])
     pixels = Pixels(folder, shape, skip_damaged=True)
     rows = pixels.find(index["shard"].to_pylist(), index["row"].to_numpy())
-    return Earlier(pixels, rows, index.drop_columns(["shard", "row"]), rejects), damaged
+    index = index.drop_columns(["shard", "row"])
+    return Earlier(pixels, rows, index, rejects, dataset.shards), damaged
 
 
 class Work:
@@ -198,7 +201,7 @@ def _read_unfinished(folder: Path, settings: dict, shape: tuple[int, int, int]) 
     shard = np.searchsorted(starts, rows, side="right") - 1
     names = [shard_name(number) for number in shard.tolist()]
     places = pixels.find(names, np.array(rows, np.int64) - starts[shard])
-    return Earlier(pixels, places, index, _rejects(rejected, reasons))
+    return Earlier(pixels, places, index, _rejects(rejected, reasons), {})
 
 
 def _columns(facts: bytes) -> Iterator[tuple[str, np.ndarray]]:
@@ -217,13 +220,15 @@ class Taken:
 
     `known`: pixels, or the reason why there are none, need not be made again; `unfinished`: those
     from a run that did not end. `complete`: lies in a shard without gaps. `damaged`: an earlier
-    run finished it, but its pixels have changed.
+    run finished it, but its pixels have changed. `checksums`: of the shards taken over whole, by
+    their new name.
     """
 
     known: np.ndarray
     unfinished: np.ndarray
     complete: np.ndarray
     damaged: np.ndarray
+    checksums: dict[str, int]
 
 
 def take_over(
@@ -246,7 +251,7 @@ def take_over(
         at = _positions(contents.hashes, earlier.index["sha256"])
         chosen = np.flatnonzero(~known & (at >= 0))
         facts, rows = earlier.facts(at[chosen]), earlier.rows[at[chosen]]
-        sound = _sound(earlier.pixels, rows, facts["pixels"], workers)
+        sound = _sound(earlier, rows, facts["pixels"], workers)
         if earlier is finished:
             damaged[chosen[~sound]] = True
         chosen, rows = chosen[sound], rows[sound]
@@ -260,13 +265,15 @@ def take_over(
         if earlier is not finished:
             earlier_work |= known & ~before
 
-    complete = np.zeros(count, bool)
+    complete, whole = np.zeros(count, bool), {}
     for shard in range(len(shards.starts) - 1):
         first, last = shards.starts[shard : shard + 2]
         part = first + np.flatnonzero(source_of[first:last] >= 0)
         if known[first:last].all() and (same := _whole_shard(sources, source_of, rows_of, part)):
             shards.link(shard, same)
             complete[first:last] = True
+            if (checksum := sources[source_of[part[0]]].checksums.get(same.name)) is not None:
+                whole[shard_name(shard)] = checksum
             continue
         shards.create(shard)
         step = max(1, BYTES_AT_A_TIME // math.prod(shards.shape))
@@ -275,7 +282,7 @@ def take_over(
             for start in range(0, len(chosen), step):
                 some = chosen[start : start + step]
                 shards.write(some, earlier.pixels.take(rows_of[some]))
-    return Taken(known, earlier_work, complete, damaged)
+    return Taken(known, earlier_work, complete, damaged, whole)
 
 
 def _positions(hashes: pa.Array, among: pa.ChunkedArray) -> np.ndarray:
@@ -284,15 +291,20 @@ def _positions(hashes: pa.Array, among: pa.ChunkedArray) -> np.ndarray:
 
 
 def _sound(
-    pixels: Pixels, rows: np.ndarray, expected: np.ndarray, workers: int | None
+    earlier: Earlier, rows: np.ndarray, expected: np.ndarray, workers: int | None
 ) -> np.ndarray:
-    """Which of the global `rows` of `pixels` have the digests `expected`, bool (n,).
+    """Which of the global `rows` of `earlier` have the digests `expected`, bool (n,).
 
-    Threads read and hash at the same time: both let go of Python's lock.
+    Only shards that have not their checksum are looked at image by image.
     """
-    sound = np.zeros(len(rows), bool)
-    order = np.argsort(rows, kind="stable")
-    order = order[np.searchsorted(rows, 0, sorter=order) :]  # without -1
+    pixels = earlier.pixels
+    shard = np.searchsorted(pixels.starts, rows, side="right") - 1  # -1: none
+    used = [pixels.paths[number] for number in np.unique(shard[rows >= 0]).tolist()]
+    found = checksums(path for path in used if path.name in earlier.checksums)
+    same = [found.get(path.name, -1) == earlier.checksums.get(path.name) for path in pixels.paths]
+    sound = (rows >= 0) & np.append(np.array(same, bool), False)[shard]
+    order = np.flatnonzero((rows >= 0) & ~sound)
+    order = order[np.argsort(rows[order], kind="stable")]
     step = max(1, BYTES_AT_A_TIME // max(1, math.prod(pixels.shape)))
     parts = [order[start : start + step] for start in range(0, len(order), step)]
 
