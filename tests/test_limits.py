@@ -206,6 +206,15 @@ def test_threads_do_not_mix_what_libtiff_says(capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_what_pillow_logs_of_a_file_is_not_on_the_terminal(caplog):
+    data = bytearray(encode(Image.new("RGB", (9, 9)), "TIFF"))
+    at = data.index(struct.pack("<HHIH", 277, 3, 1, 3))  # samples per pixel
+    data[at + 8 : at + 10] = struct.pack("<H", 8192)
+    with pytest.raises(UnreadableImage, match="corrupt"):
+        decode(bytes(data), SMALL)
+    assert caplog.text == ""
+
+
 # Formats that others are mistaken for
 
 

@@ -7,6 +7,7 @@ the format: see `stages.images.resize`.
 """
 
 import io
+import logging
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -232,3 +233,4 @@ def _fit(
 # makes the file unreadable or does not matter.
 Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
