@@ -151,7 +151,7 @@ def _summary(study, metric: str) -> None:
 # Experiments of DVC, as the memory of a search
 
 
-def past_experiments(metrics_file: str) -> list[Experiment]:
+def past_experiments(metrics_file: str | Path) -> list[Experiment]:
     """The experiments that searches on the commit at hand have left so far, oldest first."""
     from dvc.repo import Repo
 
@@ -162,7 +162,7 @@ def past_experiments(metrics_file: str) -> list[Experiment]:
         data = entry.revs[0].data
         if entry.name.startswith(PREFIX) and data:
             parameters = data.params["params.yaml"].get("data", {})
-            metrics = data.metrics.get(metrics_file, {}).get("data", {})
+            metrics = data.metrics.get(str(metrics_file), {}).get("data", {})
             found.append(Experiment(entry.name, parameters, metrics))
     return sorted(found, key=lambda experiment: experiment.name)
 
