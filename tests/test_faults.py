@@ -27,7 +27,7 @@ from bench.faults.models import on_purpose
 from bench.faults.params import special, spoilt
 from bench.faults.watched import GIB, Done, judge, run_program
 from stages.images.decode import Recipe
-from stages.store.model import save_model
+from stages.store.model import ModelInfo, save_model
 from stages.store.tables import write_table
 
 # Importing TensorFlow on any machine, generously; the harness itself measures it.
@@ -70,7 +70,7 @@ def test_a_few_foreign_models_are_refused(tmp_path):
         "interpolation": "area",
         "background": [255, 255, 255],
     }
-    info = {"classes": ["a", "b"], "shape": [8, 8, 3], "preprocess": preprocess}
+    info = ModelInfo(classes=["a", "b"], shape=(8, 8, 3), preprocess=preprocess)
     save_model(keras.Sequential(layers), tmp_path / "model.keras", info)
     options = {"sound": (tmp_path / "model.keras").read_bytes(), "basis": TENSORFLOW}
     results = run({"models": 6}, seed=0, options={"models": options})

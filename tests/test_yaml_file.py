@@ -1,5 +1,7 @@
 """Settings are read as YAML 1.2 has them, like DVC does; what cannot be read is one line."""
 
+import os
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -60,9 +62,15 @@ def test_what_is_no_file_of_settings_is_one_line(tmp_path, text, message):
     assert message in str(caught.value)
 
 
-def test_a_folder_or_another_encoding_is_one_line(tmp_path):
+def test_what_is_no_file_or_has_another_encoding_is_one_line(tmp_path):
     with pytest.raises(UserError, match="is a folder, not a file of settings"):
         read_yaml(tmp_path)
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    with pytest.raises(UserError, match=r"loop\.yaml cannot be read: Too many levels"):
+        read_yaml(tmp_path / "loop.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UserError, match=r"pipe\.yaml is no regular file"):
+        read_yaml(tmp_path / "pipe.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"a: caf\xe9")
     with pytest.raises(UserError, match=r"latin\.yaml is not valid YAML"):
         read_yaml(tmp_path / "latin.yaml")

@@ -58,7 +58,7 @@ def write_phone(inbox: Path, random: Random) -> None:
 def write_web(inbox: Path, random: Random) -> None:
     """Gathered from anywhere: every format and odd name, folders in folders, copies, damage."""
     contents = []
-    labels = ('\u732b & "co"', "chien <b>", "\u043f\u0435\u0441")
+    labels = ('\u732b & "co"', "chien <3", "\u043f\u0435\u0441")
     for number, name in enumerate(NAMES * 3):
         suffix = random.choice(list(KINDS))
         kind, mode, options = KINDS[suffix]

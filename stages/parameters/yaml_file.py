@@ -73,9 +73,11 @@ def read_yaml(path: str | Path) -> Any:
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a file of settings; take it away")
-    if path.stat().st_size > LARGEST_FILE:
-        raise UserError(f"{path} has {path.stat().st_size:,} bytes; that is no file of settings")
     try:
+        if not path.is_file() and path.exists():
+            raise UserError(f"{path} is no regular file; put a file of settings in its place")
+        if (size := path.stat().st_size) > LARGEST_FILE:
+            raise UserError(f"{path} has {size:,} bytes; that is no file of settings")
         loader = _Loader(path.read_text(encoding="utf-8"))
         loader.name = path.name
         try:
@@ -85,6 +87,10 @@ def read_yaml(path: str | Path) -> Any:
             return None if node is None else loader.construct_document(node)
         finally:
             loader.dispose()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except RecursionError:
         raise UserError(f"{path} is not valid YAML: it is nested too deeply") from None
     # Scalars with a tag that they do not suit raise nearly anything.
