@@ -56,8 +56,6 @@ def main() -> int:
     judgement = read_judgement(options.model)
     tta = options.tta or (judgement.tta if judgement else "none")
     top_k = min(options.top_k or (judgement.top_k if judgement else TOP_K), len(info.classes))
-    if not judgement and not options.tta:
-        _print_unjudged(options.model)
 
     predicted = np.full(len(inputs), -1, np.int32)
     errors: dict[int, str] = {}
@@ -79,6 +77,8 @@ def main() -> int:
             order = np.argsort([*batch.positions, *batch.errors])
             write([found[k] for k in order])
             bar.update(len(found))
+    if not judgement and not options.tta:
+        _print_unjudged(options.model)
     _print_score(inputs, predicted, info.classes)
     return _print_errors(inputs, errors)
 
@@ -141,7 +141,7 @@ def _print_unjudged(model: Path) -> None:
     beside = model.with_suffix(".json")
     print(
         f"{printable(str(beside))} does not tell how {printable(model.name)} was judged: each "
-        "image is looked at once (--tta none)",
+        "image was looked at once (--tta none)",
         file=sys.stderr,
     )
 
