@@ -141,7 +141,7 @@ def _print_unjudged(model: Path) -> None:
     beside = model.with_suffix(".json")
     print(
         f"{printable(str(beside))} does not tell how {printable(model.name)} was judged: each "
-        "image was looked at once (--tta none)",
+        "image is looked at once (--tta none)",
         file=sys.stderr,
     )
 
