@@ -80,8 +80,13 @@ def write_count():
     with open(count_in, "w") as file:
         file.write(str(count))
 
+def leave(code, leave_at_once=os._exit):  # as stages with TensorFlow do
+    write_count()
+    leave_at_once(code)
+
 if count_in:
     atexit.register(write_count)
+    os._exit = leave
 sys.addaudithook(watch)
 """
 
