@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     path = options.model.resolve()
-    height, width = read_info(path).preprocess["size"]
+    height, width = read_info(path).preprocess.size
     with tempfile.TemporaryDirectory() as folder:
         photos = write_photos(Path(folder, "photos"), options.images, size=(width, height))
         one = photos[0]

@@ -19,6 +19,7 @@ import numpy as np
 
 from bench.measure import ROOT, report, run_stage, write_parameters
 from stages.files import INDEX_COLUMNS, ISSUES_COLUMNS
+from stages.parameters.pixels import Preprocessing
 from stages.store.processed import Dataset
 from stages.store.tables import write_table
 
@@ -112,7 +113,8 @@ def write_job(folder: Path, count: int, classes: int) -> None:
     processed, splits = folder / "data/processed", folder / "data/splits"
     for path in (processed, splits, folder / "models/epochs", folder / "reports/train"):
         path.mkdir(parents=True)
-    Dataset(names, SHAPE, {"size": list(SHAPE[:2]), "color": "rgb"}).save(processed)
+    preprocessing = Preprocessing(size=list(SHAPE[:2]), color="rgb")
+    Dataset(classes=names, shape=SHAPE, preprocess=preprocessing).save(processed)
     index, rows = [], []
     for start in range(0, count, SHARD):
         shard = f"images-{start // SHARD:05d}.npy"

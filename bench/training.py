@@ -8,6 +8,7 @@ import numpy as np
 
 from bench.rounds import Turn
 from stages.files import INDEX_COLUMNS
+from stages.parameters.pixels import Preprocessing
 from stages.store.processed import Dataset
 from stages.store.tables import write_table
 
@@ -30,8 +31,8 @@ def random_images(count: int, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
 def write_training_set(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
     """`folder` as data/processed, with train.csv naming all images and val.csv none."""
     classes = [str(number) for number in range(int(labels.max()) + 1)]
-    look = {"size": list(images.shape[1:3]), "color": "rgb"}
-    Dataset(classes, images.shape[1:], look).save(folder)
+    preprocessing = Preprocessing(size=list(images.shape[1:3]), color="rgb")
+    Dataset(classes=classes, shape=preprocessing.shape, preprocess=preprocessing).save(folder)
     np.save(folder / "images-00000.npy", images)
     empty = dict.fromkeys(INDEX_COLUMNS, "") | dict.fromkeys(("width", "height", "bytes"), 0)
     lines = [

@@ -32,12 +32,12 @@ from stages.parameters.evaluate import Evaluate
 from stages.parameters.section import read_settings
 from stages.progress import progress
 from stages.report.summary import model_card
+from stages.store.blobs import file_sha256
 from stages.store.image_set import ImageSet, load_image_set
-from stages.store.model import Judgement, Score, file_sha256, load_model, write_judgement
+from stages.store.model import Judgement, Score, load_model, record_times, write_judgement
 from stages.store.names import path_cell
 from stages.store.outputs import Outputs, made_by, outputs_of
 from stages.store.tables import write_table
-from stages.store.timing import record_times
 
 
 def main() -> None:

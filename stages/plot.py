@@ -37,7 +37,7 @@ def plot(outputs: Outputs) -> str:
     from stages.report.page import render_page
     from stages.report.results import read_results
     from stages.report.summary import console_summary
-    from stages.store.timing import read_times
+    from stages.store.model import read_times
 
     results = read_results()
     with made_by("train", AUGMENTED):

@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from stages.errors import UserError, run
 from stages.files import MODEL
-from stages.images.decode import Recipe
 from stages.inference.inputs import Batch, Input, find_inputs, load
 from stages.progress import progress
 from stages.store.model import (
@@ -61,7 +60,7 @@ def main() -> int:
     errors: dict[int, str] = {}
     height, width, _ = info.shape
     batch_size = options.batch_size or max(1, min(BATCH_SIZE, BATCH_PIXELS // (height * width)))
-    batches = load(inputs, Recipe.of(info.preprocess), batch_size)
+    batches = load(inputs, info.preprocess, batch_size)
     with (
         _output(options.output, top_k) as write,
         progress(len(inputs), "images", "classifying") as bar,

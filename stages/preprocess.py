@@ -21,9 +21,9 @@ from stages.files import (
     REJECTS,
     REJECTS_COLUMNS,
 )
-from stages.images.decode import Recipe
 from stages.images.fingerprints import DECODER
 from stages.images.process import Processed, process
+from stages.parameters.pixels import PixelSettings, Preprocessing
 from stages.parameters.preprocess import Preprocess
 from stages.parameters.section import read_settings
 from stages.store.outputs import outputs_of
@@ -41,16 +41,22 @@ FEW = 3
 def main() -> None:
     with outputs_of("preprocess") as outputs:
         settings = read_settings(Preprocess)
-        # What the pixels depend on; it travels with them, and later with the model.
-        look = settings.model_dump(exclude={"max_rejects", "workers"}) | {"decoder": DECODER}
+        pixel_settings = settings.model_dump(include=set(PixelSettings.model_fields))
+        preprocessing = Preprocessing(**pixel_settings, decoder=DECODER)
         folder, manifest = outputs.directory(PROCESSED), read_raw()
-        images = process(RAW, manifest, look, DECODED_SO_FAR, PROCESSED, settings.workers)
+        images = process(RAW, manifest, preprocessing, DECODED_SO_FAR, PROCESSED, settings.workers)
         check(images, settings.max_rejects)
         shards = images.publish(folder)
         write_table(folder / INDEX, INDEX_COLUMNS, images.index())
         write_table(folder / REJECTS, REJECTS_COLUMNS, images.rejects())
         classes = sorted(images.readable_per_class(), key=natural_order)
-        Dataset(classes, Recipe.of(look).shape, look, digest_tables(folder), shards).save(folder)
+        Dataset(
+            classes=classes,
+            shape=preprocessing.shape,
+            preprocess=preprocessing,
+            tables=digest_tables(folder),
+            shards=shards,
+        ).save(folder)
     shutil.rmtree(DECODED_SO_FAR)
     print(summary(images))
     warn_of_narrow_ranges(images, settings.sixteen_bit)

@@ -25,8 +25,8 @@ from stages.parameters.model import Model
 from stages.parameters.section import read_settings
 from stages.parameters.train import Train
 from stages.store.image_set import ImageSet, load_image_set
+from stages.store.model import record_times
 from stages.store.outputs import Outputs, outputs_of
-from stages.store.timing import record_times
 
 
 def main() -> None:

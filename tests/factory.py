@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.files import INDEX_COLUMNS, ISSUES_COLUMNS
+from stages.parameters.pixels import PixelSettings, Preprocessing
 from stages.store.processed import Dataset
 from stages.store.tables import write_table
 
@@ -14,6 +15,20 @@ PREPROCESS = {"size": [16, 16], "color": "rgb"}
 # Label k has its k-th channel brightest. The names are what HTML, Markdown, JSON, CSV and
 # file names make trouble with.
 COLOUR_CLASSES = ['<b>red</b> & "co" | it\'s', "green, </script> dark", "blåu $x$ *猫*"]
+
+
+def pixel_settings(
+    size, color="rgb", resize="stretch", interpolation="area", background=(255, 255, 255), **others
+) -> PixelSettings:
+    """What to make of images: of `size` (height, width), and in colour."""
+    return PixelSettings(
+        size=list(size),
+        color=color,
+        resize=resize,
+        interpolation=interpolation,
+        background=list(background),
+        **others,
+    )
 
 
 def colour_images(labels: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -60,7 +75,9 @@ def write_colour_job(
     processed, splits = folder / "data/processed", folder / "data/splits"
     processed.mkdir(parents=True)
     splits.mkdir(parents=True)
-    Dataset(classes, (16, 16, 3), PREPROCESS).save(processed)
+    Dataset(classes=classes, shape=(16, 16, 3), preprocess=Preprocessing(**PREPROCESS)).save(
+        processed
+    )
     index, counts = [], {}
     for number, (side, count) in enumerate(
         {"train": 30, "val": val, "test": test, "extra": extra}.items()
@@ -108,7 +125,7 @@ def write_colour_job(
     info = ModelInfo(
         classes=classes,
         shape=(16, 16, 3),
-        preprocess=PREPROCESS,
+        preprocess=Preprocessing(**PREPROCESS),
         parameters=model.count_params(),
         model={"name": "colour"},
         train={"best_epoch": 2},

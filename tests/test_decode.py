@@ -7,11 +7,13 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+from factory import pixel_settings
 from PIL import Image, ImageOps
 
-from stages.images import modes
-from stages.images.decode import Recipe, decode, decode_with_facts
+from stages.images import decode as decoding
+from stages.images.decode import decode, decode_with_facts
 from stages.images.formats import UnreadableImage
+from stages.parameters.pixels import PixelSettings
 
 PHOTO = (files("sklearn") / "datasets/images/china.jpg").read_bytes()  # 640 x 427
 FILTERS = {
@@ -46,18 +48,18 @@ def area_mean(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.einsum("yh,hwc,xw->yxc", down, pixels, across, optimize=True)
 
 
-def reference(data: bytes, recipe: Recipe) -> np.ndarray:
+def reference(data: bytes, settings: PixelSettings) -> np.ndarray:
     """What Pillow alone makes of an opaque image, at full scale, for `resize: stretch`.
 
     Means over areas are computed here.
     """
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)).convert("RGB"))
-    image = image.convert(recipe.mode)
-    if recipe.interpolation == "area":
+    image = image.convert("L" if settings.color == "grayscale" else "RGB")
+    if settings.interpolation == "area":
         pixels = np.asarray(image).reshape(image.height, image.width, -1)
-        return area_mean(pixels, recipe.size)
-    image = image.resize(recipe.size[::-1], FILTERS[recipe.interpolation])
-    return np.asarray(image).reshape(recipe.shape)
+        return area_mean(pixels, settings.size)
+    image = image.resize(settings.size[::-1], FILTERS[settings.interpolation])
+    return np.asarray(image).reshape(settings.shape)
 
 
 def assert_close(pixels, expected, mean=0.0, worst=0):
@@ -75,22 +77,22 @@ def assert_close(pixels, expected, mean=0.0, worst=0):
 @pytest.mark.parametrize("interpolation", ["area", *FILTERS])
 @pytest.mark.parametrize("size", [(427, 640), (224, 224), (100, 150), (64, 64), (32, 32)])
 def test_a_photo_decoded_at_reduced_scale_looks_as_at_full_scale(size, interpolation):
-    recipe = Recipe(size, interpolation=interpolation)
-    assert_close(decode(PHOTO, recipe), reference(PHOTO, recipe), mean=2, worst=20)
+    settings = pixel_settings(size, interpolation=interpolation)
+    assert_close(decode(PHOTO, settings), reference(PHOTO, settings), mean=2, worst=20)
 
 
 @pytest.mark.parametrize("size", [(427, 640), (224, 224), (32, 32)])
 def test_grey_of_a_colour_photo_is_its_luma(size):
-    recipe = Recipe(size, "grayscale", interpolation="bilinear")
-    assert_close(decode(PHOTO, recipe), reference(PHOTO, recipe), mean=1.2, worst=12)
+    settings = pixel_settings(size, "grayscale", interpolation="bilinear")
+    assert_close(decode(PHOTO, settings), reference(PHOTO, settings), mean=1.2, worst=12)
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_every_kind_of_jpeg_at_full_scale_is_what_pillow_gives(subsampling, progressive):
     data = encode(photo(), "JPEG", subsampling=subsampling, progressive=progressive)
-    recipe = Recipe((427, 640))
-    assert_close(decode(data, recipe), reference(data, recipe), mean=0.1, worst=3)
+    settings = pixel_settings((427, 640))
+    assert_close(decode(data, settings), reference(data, settings), mean=0.1, worst=3)
 
 
 # By area
@@ -100,7 +102,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
 
 
 def by_area(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return decode(encode(Image.fromarray(pixels), "PNG"), Recipe(size))
+    return decode(encode(Image.fromarray(pixels), "PNG"), pixel_settings(size))
 
 
 @pytest.mark.parametrize("size", [(60, 90), (30, 45), (20, 30), (15, 10), (11, 17), (3, 4), (1, 1)])
@@ -130,8 +132,8 @@ def test_fine_stripes_become_grey_and_no_other_stripes():
     stripes[:, ::2] = 255
     for interpolation in ("area", "bilinear", "bicubic", "lanczos"):
         for side in (64, 128):
-            recipe = Recipe((side, side), interpolation=interpolation)
-            pixels = decode(encode(Image.fromarray(stripes), "PNG"), recipe)
+            settings = pixel_settings((side, side), interpolation=interpolation)
+            pixels = decode(encode(Image.fromarray(stripes), "PNG"), settings)
             assert np.ptp(pixels[:, 4:-4].astype(int)) <= 60
 
 
@@ -139,22 +141,22 @@ def test_fine_stripes_become_grey_and_no_other_stripes():
 @pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
 def test_the_same_pixels_give_the_same_result_whatever_the_format(interpolation, resize):
     jpeg = encode(photo(160, 100), "JPEG")
-    pixels = decode(jpeg, Recipe((100, 160)))
+    pixels = decode(jpeg, pixel_settings((100, 160)))
     png = encode(Image.fromarray(pixels), "PNG")
     for size in ((90, 120), (120, 200)):  # such that the JPEG is decoded at full scale
-        recipe = Recipe(size, resize=resize, interpolation=interpolation)
-        assert_close(decode(jpeg, recipe), decode(png, recipe))
+        settings = pixel_settings(size, resize=resize, interpolation=interpolation)
+        assert_close(decode(jpeg, settings), decode(png, settings))
 
 
 def test_crop_takes_the_centre_and_keeps_the_aspect():
     centre = ImageOps.fit(photo(), (96, 96), Image.Resampling.BILINEAR)
-    recipe = Recipe((96, 96), resize="crop", interpolation="bilinear")
-    assert_close(decode(PHOTO, recipe), np.asarray(centre), mean=1.2, worst=12)
+    settings = pixel_settings((96, 96), resize="crop", interpolation="bilinear")
+    assert_close(decode(PHOTO, settings), np.asarray(centre), mean=1.2, worst=12)
 
 
 def test_pad_keeps_all_of_the_image_and_fills_the_bars():
-    recipe = Recipe((96, 96), "rgb", "pad", "bilinear", background=(255, 0, 9))
-    pixels = decode(PHOTO, recipe)
+    settings = pixel_settings((96, 96), "rgb", "pad", "bilinear", background=(255, 0, 9))
+    pixels = decode(PHOTO, settings)
     assert (pixels[:16] == (255, 0, 9)).all()
     assert (pixels[80:] == (255, 0, 9)).all()
     whole = photo().resize((96, 64), Image.Resampling.BILINEAR)
@@ -172,10 +174,10 @@ def test_an_image_is_turned_upright_as_its_exif_says(format, orientation):
     options = {"lossless": True} if format == "WEBP" else {}
     data = encode(photo(160, 100), format, exif=exif, **options)
     for size in ((100, 160), (20, 30)):
-        recipe = Recipe(size, interpolation="bilinear")
+        settings = pixel_settings(size, interpolation="bilinear")
         upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
         upright = upright.resize(size[::-1], Image.Resampling.BILINEAR)
-        assert_close(decode(data, recipe), np.asarray(upright), mean=2, worst=16)
+        assert_close(decode(data, settings), np.asarray(upright), mean=2, worst=16)
 
 
 @pytest.mark.parametrize(
@@ -191,8 +193,10 @@ def test_an_image_is_turned_upright_as_its_exif_says(format, orientation):
 def test_a_photo_with_corrupt_exif_is_taken_as_it_lies(exif):
     data = encode(photo(160, 100), "JPEG", exif=exif)
     assert exif in data
-    recipe = Recipe((100, 160))
-    assert_close(decode(data, recipe), reference(encode(photo(160, 100), "JPEG"), recipe), 0.1, 3)
+    settings = pixel_settings((100, 160))
+    assert_close(
+        decode(data, settings), reference(encode(photo(160, 100), "JPEG"), settings), 0.1, 3
+    )
 
 
 # Modes and formats
@@ -207,9 +211,9 @@ def test_lossless_files_of_any_format_and_mode_are_exact(format, mode):
     image = photo(64, 40).convert(mode)
     options = {"lossless": True} if format == "WEBP" else {}
     data = encode(image, format, **options)
-    recipe = Recipe((40, 64))
-    assert_close(decode(data, recipe), reference(data, recipe))
-    reduced = Recipe((20, 30))
+    settings = pixel_settings((40, 64))
+    assert_close(decode(data, settings), reference(data, settings))
+    reduced = pixel_settings((20, 30))
     assert_close(decode(data, reduced), reference(data, reduced), mean=1, worst=5)
 
 
@@ -223,7 +227,7 @@ def test_transparent_pixels_show_the_background(color):
     expected = np.asarray(photo(64, 40)) * share + np.array(background) * (1 - share)
     if color == "grayscale":
         expected = (expected @ [0.299, 0.587, 0.114])[..., None]
-    pixels = decode(encode(image, "PNG"), Recipe((40, 64), color, background=background))
+    pixels = decode(encode(image, "PNG"), pixel_settings((40, 64), color, background=background))
     assert_close(pixels, expected, mean=1, worst=2)
 
 
@@ -232,7 +236,9 @@ def test_a_palette_may_have_a_transparent_colour(format):
     image = Image.new("P", (4, 2))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putdata([0, 0, 1, 1] * 2)
-    pixels = decode(encode(image, format, transparency=1), Recipe((2, 4), background=(1, 2, 3)))
+    pixels = decode(
+        encode(image, format, transparency=1), pixel_settings((2, 4), background=(1, 2, 3))
+    )
     assert pixels[0].tolist() == [[255, 0, 0]] * 2 + [[1, 2, 3]] * 2
 
 
@@ -241,7 +247,7 @@ def test_a_palette_may_have_an_alpha_for_every_colour():
     image.putpalette([200, 0, 0, 0, 0, 200])
     image.putdata([0, 1])
     data = encode(image, "PNG", transparency=bytes([255, 128]))
-    pixels = decode(data, Recipe((1, 2), background=(0, 100, 0)))
+    pixels = decode(data, pixel_settings((1, 2), background=(0, 100, 0)))
     assert pixels[0, 0].tolist() == [200, 0, 0]
     assert_close(pixels[0, 1], np.array([0, 50, 100]), mean=1, worst=1)
 
@@ -252,9 +258,9 @@ def test_16_bit_grey_keeps_its_range(format, order, color):
     values = np.linspace(0, 65535, 64 * 40).reshape(40, 64).astype(order)
     mode = "I;16B" if order == ">u2" else "I;16"
     data = encode(Image.frombytes(mode, (64, 40), values.tobytes()), format)
-    recipe = Recipe((40, 64), color)
-    expected = np.round(values / 257)[..., None].repeat(recipe.shape[2], 2)
-    assert_close(decode(data, recipe), expected)
+    settings = pixel_settings((40, 64), color)
+    expected = np.round(values / 257)[..., None].repeat(settings.shape[2], 2)
+    assert_close(decode(data, settings), expected)
 
 
 def grey16(values: np.ndarray, mode: str, format: str, transparent: int | None = None) -> bytes:
@@ -277,18 +283,18 @@ WIDE = [("PNG", "I;16"), ("TIFF", "I;16"), ("TIFF", "I;16B"), ("TIFF", "I")]
 @pytest.mark.parametrize("color", ["rgb", "grayscale"])
 def test_16_bit_grey_of_a_narrow_range_can_be_spread_from_black_to_white(format, mode, color):
     data = grey16(NARROW, mode, format)
-    pixels, facts = decode_with_facts(data, Recipe((40, 64), color, sixteen_bit="image"))
+    pixels, facts = decode_with_facts(data, pixel_settings((40, 64), color, sixteen_bit="image"))
     expected = np.round((NARROW - 7301) * 255 / 905)
     assert_close(pixels, expected[..., None].repeat(pixels.shape[2], 2), mean=0.01, worst=1)
     assert facts.levels == 905
-    flat = decode(data, Recipe((40, 64), color))
+    flat = decode(data, pixel_settings((40, 64), color))
     assert (flat.min(), flat.max()) == (28, 32)
 
 
 @pytest.mark.parametrize("scale", ["full", "image"])
 def test_16_bit_grey_of_one_level_stays_what_it_is(scale):
     data = grey16(np.full((4, 4), 25_700), "I;16", "PNG")
-    pixels, facts = decode_with_facts(data, Recipe((4, 4), sixteen_bit=scale))
+    pixels, facts = decode_with_facts(data, pixel_settings((4, 4), sixteen_bit=scale))
     assert (pixels == 100).all()
     assert facts.levels == 0
 
@@ -296,20 +302,22 @@ def test_16_bit_grey_of_one_level_stays_what_it_is(scale):
 @pytest.mark.parametrize("values", [(-1000, 1000), (70_000, 90_000), (-(2**31), 2**31 - 1)])
 def test_more_than_16_bits_are_spread_or_refused(values):
     data = grey16(np.array([values] * 2), "I", "TIFF")
-    assert decode(data, Recipe((2, 2), "grayscale", sixteen_bit="image"))[0, :, 0].tolist() == [
+    assert decode(data, pixel_settings((2, 2), "grayscale", sixteen_bit="image"))[
+        0, :, 0
+    ].tolist() == [
         0,
         255,
     ]
     with pytest.raises(UnreadableImage, match=r"^unsupported: 32 bits.*preprocess\.sixteen_bit"):
-        decode(data, Recipe((2, 2)))
+        decode(data, pixel_settings((2, 2)))
 
 
 @pytest.mark.parametrize("color", ["rgb", "grayscale"])
 @pytest.mark.parametrize("transparent", [0, 40_000, 40_001])
 def test_16_bit_grey_may_have_a_transparent_level(color, transparent):
     values = np.array([[0, 40_000, 40_001, 65_535]])
-    recipe = Recipe((1, 4), color, background=(9, 9, 9))
-    pixels = decode(grey16(values, "I;16", "PNG", transparent), recipe)
+    settings = pixel_settings((1, 4), color, background=(9, 9, 9))
+    pixels = decode(grey16(values, "I;16", "PNG", transparent), settings)
     expected = [9 if value == transparent else round(value / 257) for value in values[0]]
     assert pixels[0, :, 0].tolist() == expected
 
@@ -317,30 +325,30 @@ def test_16_bit_grey_may_have_a_transparent_level(color, transparent):
 def test_what_is_transparent_does_not_narrow_the_range_of_the_rest():
     values = np.array([[0, 7301, 8206]])
     data = grey16(values, "I;16", "PNG", 0)
-    recipe = Recipe((1, 3), "grayscale", background=(9, 9, 9), sixteen_bit="image")
-    pixels, facts = decode_with_facts(data, recipe)
+    settings = pixel_settings((1, 3), "grayscale", background=(9, 9, 9), sixteen_bit="image")
+    pixels, facts = decode_with_facts(data, settings)
     assert pixels[0, :, 0].tolist() == [9, 0, 255]
     assert facts.levels == 905
-    assert decode(grey16(values[:, :1], "I;16", "PNG", 0), recipe).max() == 9
+    assert decode(grey16(values[:, :1], "I;16", "PNG", 0), settings).max() == 9
 
 
 def test_an_image_larger_than_what_is_converted_at_a_time_comes_out_whole(monkeypatch):
-    monkeypatch.setattr(modes, "PART_PIXELS", 50)
+    monkeypatch.setattr(decoding, "PART_PIXELS", 50)
     for mode in ("RGBA", "P", "1", "CMYK"):
         image = Image.effect_noise((64, 40), 90).convert("RGB").convert(mode)
         image.putalpha(77) if mode == "RGBA" else None
         data = encode(image, "TIFF")
-        cut = decode(data, Recipe((40, 64)))
-        monkeypatch.setattr(modes, "PART_PIXELS", 2**20)
-        assert np.array_equal(cut, decode(data, Recipe((40, 64))))
-        monkeypatch.setattr(modes, "PART_PIXELS", 50)
+        cut = decode(data, pixel_settings((40, 64)))
+        monkeypatch.setattr(decoding, "PART_PIXELS", 2**20)
+        assert np.array_equal(cut, decode(data, pixel_settings((40, 64))))
+        monkeypatch.setattr(decoding, "PART_PIXELS", 50)
 
 
 def test_cmyk_with_an_adobe_marker_has_the_right_colours():
     data = encode(photo(64, 40).convert("CMYK"), "JPEG", quality=95)
     assert b"Adobe" in data
-    pixels = decode(data, Recipe((40, 64)))
-    assert_close(pixels, reference(data, Recipe((40, 64))))
+    pixels = decode(data, pixel_settings((40, 64)))
+    assert_close(pixels, reference(data, pixel_settings((40, 64))))
     assert_close(pixels, np.asarray(photo(64, 40)), mean=4, worst=60)
 
 
@@ -350,7 +358,7 @@ def test_the_first_frame_of_an_animation_is_the_image(format):
     options = {"lossless": True} if format == "WEBP" else {}
     data = encode(frames[0], format, save_all=True, append_images=frames[1:], **options)
     assert Image.open(io.BytesIO(data)).n_frames == 3
-    assert (decode(data, Recipe((6, 8))) == (255, 0, 0)).all()
+    assert (decode(data, pixel_settings((6, 8))) == (255, 0, 0)).all()
 
 
 # Extreme sizes
@@ -361,14 +369,14 @@ def test_the_first_frame_of_an_animation_is_the_image(format):
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (30_000, 40)])
 def test_an_image_of_extreme_shape_keeps_its_colour(size, format, resize):
     data = encode(Image.new("RGB", size, (200, 100, 50)), format)
-    pixels = decode(data, Recipe((32, 48), resize=resize, background=(200, 100, 50)))
+    pixels = decode(data, pixel_settings((32, 48), resize=resize, background=(200, 100, 50)))
     assert_close(pixels, np.broadcast_to([200, 100, 50], (32, 48, 3)), mean=2, worst=2)
 
 
 def test_a_very_wide_photo_matches_pillow():
     data = encode(photo(30_000, 60), "JPEG")
-    recipe = Recipe((28, 28), interpolation="bilinear")
-    assert_close(decode(data, recipe), reference(data, recipe), mean=1.2, worst=12)
+    settings = pixel_settings((28, 28), interpolation="bilinear")
+    assert_close(decode(data, settings), reference(data, settings), mean=1.2, worst=12)
 
 
 # Files that are no images
@@ -423,15 +431,15 @@ BAD = {
 def test_a_bad_file_is_refused_with_the_reason(name):
     data, reason = BAD[name]
     with pytest.raises(UnreadableImage, match=f"^({reason})"):
-        decode(data, Recipe((64, 64)))
+        decode(data, pixel_settings((64, 64)))
 
 
 def test_junk_after_or_between_the_parts_of_a_jpeg_does_no_harm():
-    recipe = Recipe((64, 64), interpolation="bilinear")
-    expected = decode(PHOTO, recipe)
-    assert_close(decode(PHOTO + b"trailing junk" * 9, recipe), expected)
+    settings = pixel_settings((64, 64), interpolation="bilinear")
+    expected = decode(PHOTO, settings)
+    assert_close(decode(PHOTO + b"trailing junk" * 9, settings), expected)
     at = PHOTO.index(b"\xff\xdb")
-    assert_close(decode(PHOTO[:at] + b"\0" * 9 + PHOTO[at:], recipe), expected, 1.2, 12)
+    assert_close(decode(PHOTO[:at] + b"\0" * 9 + PHOTO[at:], settings), expected, 1.2, 12)
 
 
 @pytest.mark.parametrize(
@@ -445,4 +453,4 @@ def test_junk_after_or_between_the_parts_of_a_jpeg_does_no_harm():
     ],
 )
 def test_facts_of_the_file_come_along(data, facts):
-    assert decode_with_facts(data, Recipe((4, 4)))[1] == (*facts, 0)
+    assert decode_with_facts(data, pixel_settings((4, 4)))[1] == (*facts, 0)

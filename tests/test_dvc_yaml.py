@@ -46,7 +46,8 @@ stages/figures/*                     plot
 stages/plot.py                       plot
 
 stages/parameters/download.py        download plot
-stages/parameters/preprocess.py      preprocess train evaluate plot
+stages/parameters/pixels.py          preprocess split train evaluate plot
+stages/parameters/preprocess.py      preprocess plot
 stages/parameters/split.py           split plot
 stages/parameters/augment.py         train plot
 stages/parameters/model.py           train plot
@@ -59,12 +60,11 @@ stages/parameters/yaml_file.py       download preprocess split train evaluate pl
 
 stages/files.py                      download preprocess split train evaluate plot
 stages/store/archives.py             download preprocess
+stages/store/blobs.py                download preprocess split train evaluate plot
 stages/store/raw.py                  download preprocess
-stages/store/journal.py              preprocess
 stages/store/processed.py            preprocess split train evaluate plot
 stages/store/image_set.py            train evaluate plot
 stages/store/model.py                train evaluate plot
-stages/store/timing.py               train evaluate plot
 stages/store/names.py                download preprocess split evaluate plot
 stages/store/outputs.py              download preprocess split train evaluate plot
 stages/store/tables.py               download preprocess split train evaluate plot

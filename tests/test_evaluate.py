@@ -218,7 +218,7 @@ def test_class_names_cannot_break_the_model_card(finished_job):
 
 
 def test_times_are_shown_for_the_model_they_were_taken_with(finished_job, tmp_path):
-    from stages.store.timing import read_times, record_times
+    from stages.store.model import read_times, record_times
 
     path, one, other = tmp_path / "timing.json", tmp_path / "one", tmp_path / "other"
     one.write_bytes(b"one")
@@ -270,12 +270,13 @@ def _drop_third_class(job):
     """The job with two classes and one channel, its model with a sigmoid split in two."""
     import keras
 
+    from stages.parameters.pixels import Preprocessing
     from stages.store.model import ModelInfo, save_model
     from stages.store.processed import Dataset
 
     classes = COLOUR_CLASSES[:2]
-    look = {"size": [16, 16], "color": "grayscale"}
-    Dataset(classes, (16, 16, 1), look).save(job / "data/processed")
+    shape, settings = (16, 16, 1), Preprocessing(size=[16, 16], color="grayscale")
+    Dataset(classes=classes, shape=shape, preprocess=settings).save(job / "data/processed")
     for shard in (job / "data/processed").glob("images-*.npy"):
         np.save(shard, np.load(shard)[..., :1])
     for side in ("train", "val", "test", "extra"):
@@ -290,7 +291,7 @@ def _drop_third_class(job):
     logit = keras.layers.Dense(1)(means)
     halves = [keras.layers.Rescaling(scale)(logit) for scale in (-0.5, 0.5)]
     both = keras.layers.Softmax()(keras.layers.Concatenate()(halves))
-    info = ModelInfo(classes=classes, shape=(16, 16, 1), preprocess=look, train={"best_epoch": 2})
+    info = ModelInfo(classes=classes, shape=shape, preprocess=settings, train={"best_epoch": 2})
     save_model(keras.Model(images, both), job / "models/model.keras", info)
     np.save(job / "models/augmented.npy", np.zeros((20, 16, 16, 1), np.uint8))
 

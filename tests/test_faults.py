@@ -30,7 +30,7 @@ from bench.faults.kills import judge_struck
 from bench.faults.models import on_purpose
 from bench.faults.params import special, spoilt
 from bench.faults.watched import GIB, Done, judge, run_program
-from stages.images.decode import Recipe
+from stages.parameters.pixels import PixelSettings, Preprocessing
 from stages.store.model import ModelInfo, save_model
 from stages.store.tables import write_table
 
@@ -68,14 +68,8 @@ def test_a_few_foreign_models_are_refused(tmp_path):
         keras.layers.GlobalAveragePooling2D(),
         keras.layers.Dense(2, activation="softmax"),
     ]
-    preprocess = {
-        "size": [8, 8],
-        "color": "rgb",
-        "resize": "stretch",
-        "interpolation": "area",
-        "background": [255, 255, 255],
-    }
-    info = ModelInfo(classes=["a", "b"], shape=(8, 8, 3), preprocess=preprocess)
+    settings = Preprocessing(size=[8, 8], color="rgb")
+    info = ModelInfo(classes=["a", "b"], shape=settings.shape, preprocess=settings)
     save_model(keras.Sequential(layers), tmp_path / "model.keras", info)
     options = {"sound": (tmp_path / "model.keras").read_bytes(), "basis": TENSORFLOW}
     results = run({"models": 6}, seed=0, options={"models": options})
@@ -94,37 +88,37 @@ def test_a_case_depends_on_the_seed_and_its_number_alone():
 # Decoders with faults, which the harness has to find.
 
 
-def raises(data: bytes, recipe: Recipe) -> np.ndarray:
+def raises(data: bytes, settings: PixelSettings) -> np.ndarray:
     raise KeyError("no such tag")
 
 
-def crashes(data: bytes, recipe: Recipe) -> np.ndarray:
+def crashes(data: bytes, settings: PixelSettings) -> np.ndarray:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def sleeps(data: bytes, recipe: Recipe) -> np.ndarray:
+def sleeps(data: bytes, settings: PixelSettings) -> np.ndarray:
     time.sleep(60)
 
 
-def works(data: bytes, recipe: Recipe) -> np.ndarray:
+def works(data: bytes, settings: PixelSettings) -> np.ndarray:
     while True:
         pass
 
 
-def devours(data: bytes, recipe: Recipe) -> np.ndarray:
+def devours(data: bytes, settings: PixelSettings) -> np.ndarray:
     np.ones(GIB + 2**26, np.uint8)
-    return np.zeros(recipe.shape, np.uint8)
+    return np.zeros(settings.shape, np.uint8)
 
 
 CALLS = itertools.count()
 
 
-def changes(data: bytes, recipe: Recipe) -> np.ndarray:
-    return np.full(recipe.shape, next(CALLS) % 251, np.uint8)
+def changes(data: bytes, settings: PixelSettings) -> np.ndarray:
+    return np.full(settings.shape, next(CALLS) % 251, np.uint8)
 
 
-def misshapes(data: bytes, recipe: Recipe) -> np.ndarray:
-    return np.zeros((*recipe.shape, 1), np.uint8)
+def misshapes(data: bytes, settings: PixelSettings) -> np.ndarray:
+    return np.zeros((*settings.shape, 1), np.uint8)
 
 
 @pytest.mark.parametrize(

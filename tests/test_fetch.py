@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from stages.errors import UserError
-from stages.sources.fetch import fetch, file_sha256
+from stages.sources.fetch import fetch
+from stages.store.blobs import file_sha256
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

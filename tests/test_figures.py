@@ -175,7 +175,7 @@ def test_the_console_ends_with_headline_weakest_classes_and_the_page(
     from stages.files import METRICS, PAGE, TIMES
     from stages.report.results import read_results
     from stages.report.summary import console_summary
-    from stages.store.timing import read_times
+    from stages.store.model import read_times
 
     monkeypatch.chdir(finished_job)
     results = read_results()

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factory import pixel_settings
 from PIL import Image
 
 from stages.images import formats
-from stages.images.decode import Recipe, decode, decode_with_facts
+from stages.images.decode import decode, decode_with_facts
 from stages.images.formats import UnreadableImage
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
-SMALL = Recipe((8, 8))
+SMALL = pixel_settings((8, 8))
 
 
 def encode(image: Image.Image, format: str, **options) -> bytes:
@@ -106,9 +107,11 @@ def test_the_largest_image_that_is_accepted_takes_less_than_a_gibibyte():
     side = int((formats.MOST_BYTES / formats.BYTES_A_PIXEL["GIF"]) ** 0.5)
     code = (
         "import sys, threading\n"
-        "from stages.images.decode import Recipe, decode\n"
+        "from stages.images.decode import decode\n"
+        "from stages.parameters.pixels import PixelSettings\n"
         "data = bytes.fromhex(sys.argv[1])\n"
-        "work = lambda: decode(data, Recipe((8, 8), interpolation='bilinear'))\n"
+        "settings = PixelSettings(size=[8, 8], color='rgb', interpolation='bilinear')\n"
+        "work = lambda: decode(data, settings)\n"
         "threads = [threading.Thread(target=work) for _ in range(2)]\n"
         "[thread.start() for thread in threads], [thread.join() for thread in threads]\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line))\n"
@@ -242,10 +245,10 @@ def test_tga_of_both_versions_is_read(mode, compression):
     image = Image.effect_noise((13, 9), 90).convert("RGB").convert(mode)
     data = encode(image, "TGA", compression=compression)
     expected = np.asarray(image.convert("RGB"))
-    assert np.array_equal(decode(data, Recipe((9, 13))), expected)
+    assert np.array_equal(decode(data, pixel_settings((9, 13))), expected)
     old = data[: data.rindex(b"TRUEVISION") - 8]
     if compression is None:
-        assert np.array_equal(decode(old, Recipe((9, 13))), expected)
+        assert np.array_equal(decode(old, pixel_settings((9, 13))), expected)
 
 
 def test_a_jpeg_with_others_behind_it_is_read():

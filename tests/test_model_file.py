@@ -14,6 +14,7 @@ import pytest
 from factory import ROOT, colour_model
 
 from stages.errors import UserError
+from stages.parameters.pixels import Preprocessing
 from stages.store.model import (
     CONFIG,
     INFO,
@@ -36,7 +37,9 @@ PREPROCESS = {"size": [16, 16], "color": "rgb"}
 def sound(tmp_path_factory):
     """A model as train saves it."""
     path = tmp_path_factory.mktemp("sound") / "model.keras"
-    info = ModelInfo(classes=["a", "b", "c"], shape=(16, 16, 3), preprocess=PREPROCESS)
+    info = ModelInfo(
+        classes=["a", "b", "c"], shape=(16, 16, 3), preprocess=Preprocessing(**PREPROCESS)
+    )
     save_model(colour_model(), path, info)
     return path
 
@@ -272,6 +275,7 @@ def test_what_a_model_claims_takes_no_memory_and_no_time(sound, tmp_path):
     code = """
 import sys, stages.quiet, keras
 from stages.errors import UserError
+from stages.parameters.pixels import Preprocessing
 from stages.store.model import load_model
 def peak():  # not ru_maxrss, which begins with that of the process that started this one
     return next(int(line.split()[1]) for line in open("/proc/self/status") if "VmHWM" in line)
@@ -314,7 +318,7 @@ def test_a_sound_model_loads_with_its_info(sound):
     model, info = load_model(sound)
     assert info == read_info(sound)
     assert info.classes == ["a", "b", "c"]
-    assert info.preprocess["interpolation"] == "area"  # what is not said is the default
+    assert info.preprocess.interpolation == "area"  # what is not said is the default
     assert model(np.zeros((1, 16, 16, 3), np.uint8)).shape == (1, 3)
 
 

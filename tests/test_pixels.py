@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.images.fingerprints import digests, perceptual_hashes
-from stages.store.journal import Journal, read_journal
+from stages.images.reuse import Journal, read_journal
 from stages.store.processed import Pixels, Shards, natural_order, shard_starts
 
 laws = settings(max_examples=60, derandomize=True, deadline=None)

@@ -17,8 +17,8 @@ from PIL import Image
 
 from stages import download, evaluate, predict, preprocess, split
 from stages.errors import UserError
-from stages.images.decode import Recipe
 from stages.inference.inputs import Input, find_inputs, load
+from stages.parameters.pixels import Preprocessing
 from stages.store.model import ModelInfo, save_model
 from stages.store.processed import Pixels
 from stages.store.tables import read_table
@@ -49,7 +49,7 @@ def color_model(tmp_path_factory):
     model = keras.Sequential(layers)
     model.layers[-1].set_weights([np.eye(3)[::-1], np.zeros(3)])
     path = tmp_path_factory.mktemp("model") / "model.keras"
-    info = ModelInfo(classes=CLASSES, shape=(12, 10, 3), preprocess=PREPROCESS)
+    info = ModelInfo(classes=CLASSES, shape=(12, 10, 3), preprocess=Preprocessing(**PREPROCESS))
     save_model(model, path, info)
     return path
 
@@ -220,16 +220,16 @@ def test_decoding_is_the_very_same_as_in_training(photos, resize):
     pixels = Pixels("data/processed")
     trained = pixels.take(pixels.rows(index["shard"].to_pylist(), index["row"].to_numpy()))
     inputs = find_inputs([f"photos/{path}" for path in index["path"].to_pylist()], CLASSES)
-    (batch,) = load(inputs, Recipe.of(settings), batch_size=100)
+    (batch,) = load(inputs, Preprocessing(**settings), batch_size=100)
     assert len(batch.images) == 8
     np.testing.assert_array_equal(batch.images, trained)
 
 
 def test_memory_holds_a_few_batches_whatever_the_number_of_images(photos):
     inputs = [Input("photos/red/1.jpg")] * 100
-    batches = load(inputs, Recipe.of(PREPROCESS), batch_size=10)
+    batches = load(inputs, Preprocessing(**PREPROCESS), batch_size=10)
     assert [len(batch.images) for batch in batches] == [10] * 10
-    unfinished = load(inputs, Recipe.of(PREPROCESS), batch_size=10)
+    unfinished = load(inputs, Preprocessing(**PREPROCESS), batch_size=10)
     next(unfinished)
     unfinished.close()  # as when a caller gives up: no thread is left waiting
 
@@ -306,7 +306,7 @@ def photo_job(tmp_path_factory):
         keras.layers.Flatten(),
         keras.layers.Dense(3, activation="softmax"),
     ]
-    info = ModelInfo(classes=CLASSES, shape=(12, 10, 3), preprocess=PREPROCESS)
+    info = ModelInfo(classes=CLASSES, shape=(12, 10, 3), preprocess=Preprocessing(**PREPROCESS))
     (folder / "models/epochs").mkdir(parents=True)
     save_model(keras.Sequential(layers), folder / "models/model.keras", info)
     with pytest.MonkeyPatch.context() as patch:

@@ -19,8 +19,9 @@ import stages.download
 from stages.errors import UserError, run
 from stages.parameters.download import Download
 from stages.sources import gather
-from stages.sources.fetch import file_name, file_sha256
+from stages.sources.fetch import file_name
 from stages.sources.folder import folder_images
+from stages.store.blobs import file_sha256
 from stages.store.outputs import replace_directory
 from stages.store.raw import pack, read_images, read_manifest, write_manifest
 

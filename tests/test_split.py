@@ -18,6 +18,7 @@ from stages import split
 from stages.errors import UserError
 from stages.files import INDEX_COLUMNS
 from stages.images.fingerprints import perceptual_hashes
+from stages.parameters.pixels import Preprocessing
 from stages.splits import EXTRA, LEFT_OUT, TEST, TRAIN, VAL
 from stages.splits.near_duplicates import join
 from stages.splits.plan import leaking, plan_sides, stratified
@@ -69,7 +70,8 @@ class Project:
         processed = self.folder / "data/processed"
         processed.mkdir(parents=True, exist_ok=True)
         classes = sorted({row["label"] for row in rows})
-        Dataset(classes, (24, 32, 3), {}).save(processed)
+        preprocessing = Preprocessing(size=[24, 32], color="rgb")
+        Dataset(classes=classes, shape=(24, 32, 3), preprocess=preprocessing).save(processed)
         write_table(
             processed / "index.csv",
             INDEX_COLUMNS,

@@ -6,6 +6,7 @@ import numpy as np
 import yaml
 
 from stages.files import INDEX_COLUMNS
+from stages.parameters.pixels import Preprocessing
 from stages.parameters.whole import Parameters
 from stages.store.processed import Dataset
 from stages.store.tables import write_table
@@ -31,7 +32,8 @@ def make_workspace(folder: Path, train_images=48, val_images=24, classes=3, **se
     processed.mkdir(parents=True)
     splits.mkdir(parents=True)
     names = [f"kind {number}" for number in range(classes)]
-    Dataset(names, images.shape[1:], {"size": [SIDE, SIDE]}).save(processed)
+    preprocessing = Preprocessing(size=[SIDE, SIDE], color="rgb")
+    Dataset(classes=names, shape=preprocessing.shape, preprocess=preprocessing).save(processed)
     half = len(images) // 2
     shards = [images[:half], images[half:]]
     index = []

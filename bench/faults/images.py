@@ -320,20 +320,21 @@ def run_case(seed: int, number: int, decode: Callable | None = None) -> Outcome:
     One in eight is sound and has to be read. `decode` is that of the stages, unless the harness
     itself is tested.
     """
-    from stages.images.decode import Recipe, UnreadableImage
+    from stages.images.decode import UnreadableImage
     from stages.images.decode import decode as decode_image
+    from stages.parameters.pixels import PixelSettings
 
     decode = decode or decode_image
     what, data, random = case(seed, number)
-    recipe = Recipe(
-        size=tuple(random.choice(SIZES)),
+    settings = PixelSettings(
+        size=list(random.choice(SIZES)),
         color=random.choice(("rgb", "grayscale")),
         resize=random.choice(("stretch", "pad", "crop")),
         interpolation=random.choice(("nearest", "bilinear", "bicubic", "area", "lanczos")),
     )
-    what = f"{what}; {recipe}"
+    what = f"{what}; {settings}"
     try:
-        pixels = decode(data, recipe)
+        pixels = decode(data, settings)
     except UnreadableImage as error:
         reason = str(error)
         if number % 8 == 0:
@@ -341,9 +342,9 @@ def run_case(seed: int, number: int, decode: Callable | None = None) -> Outcome:
         if reason.strip() and reason.isprintable():
             return Outcome(REJECTED, f"{reason} ({what})")
         return Outcome("no reason on one line", f"{reason!r} ({what})")
-    if (pixels.dtype, pixels.shape) != (np.uint8, recipe.shape):
+    if (pixels.dtype, pixels.shape) != (np.uint8, settings.shape):
         return Outcome("wrong shape", f"{pixels.dtype} {pixels.shape} ({what})")
-    if not np.array_equal(pixels, decode(data, recipe)):
+    if not np.array_equal(pixels, decode(data, settings)):
         return Outcome("differs", f"decoded again, the pixels are others ({what})")
     return Outcome(ACCEPTED, what)
 

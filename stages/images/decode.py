@@ -1,16 +1,20 @@
 """Decode one image file: any size, mode and format in, uint8 of a fixed shape out.
 
-Ordinary JPEGs are decoded by libjpeg-turbo (simplejpeg), at 1/2, 1/4 or 1/8 of their scale
-where that is enough: the inverse DCT then yields the average of 2x2, 4x4 or 8x8 pixels for
-a fraction of the work. Every other file is decoded by Pillow. What resizes does not depend on
-the format: see `stages.images.resize`.
+Ordinary JPEGs are decoded by libjpeg-turbo (simplejpeg), every other file by Pillow. What resizes
+does not depend on the format: see `stages.images.resize`.
+
+Why JPEGs are fast: a JPEG stores each block of 8 x 8 pixels as 64 frequencies (DCT), the mean of
+the block first, fine detail last. To get the image at 1/8 of its scale, the decoder takes that mean
+for a pixel and leaves the other 63 alone; for 1/4 and 1/2 it takes the lowest 2 x 2 or 4 x 4
+frequencies. So a photo of 4,000 pixels that shall have 224 is decoded at 500 to begin with, for a
+fraction of the work, and the resizing filter does the rest.
 """
 
 import io
 import logging
 import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -29,8 +33,8 @@ from stages.images.formats import (
     jpeg_memory,
     memory,
 )
-from stages.images.modes import to_uint8
 from stages.images.resize import Placement, place, reduction, resize
+from stages.parameters.pixels import PixelSettings
 
 # Reduced decoding leaves at least so many pixels for each one wanted, in each direction, so
 # that the filter has the last word and what comes out differs little from full scale.
@@ -48,8 +52,16 @@ TURNS = {
     8: lambda image: image.transpose(1, 0, 2)[::-1],
 }
 
+# Pillow's names of what `color` says.
+MODES = {"rgb": "RGB", "grayscale": "L"}
+
 # Where in a JPEG its metadata lies.
 JPEG_HEAD = 2**18
+
+# So many pixels are converted at a time; whole images would take several times their memory.
+PART_PIXELS = 2**20
+
+WHITE = 65_535
 
 
 class Facts(NamedTuple):
@@ -65,55 +77,16 @@ class Facts(NamedTuple):
     levels: int = 0
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The settings of preprocess that decide what the pixels look like.
-
-    `size` (height, width); `color` rgb | grayscale; `resize` stretch | pad | crop;
-    `interpolation` as in `stages.images.resize`; `background` (red, green, blue);
-    `sixteen_bit` as in `stages.images.modes`.
-    """
-
-    size: tuple[int, int]
-    color: str = "rgb"
-    resize: str = "stretch"
-    interpolation: str = "area"
-    background: tuple[int, int, int] = (255, 255, 255)
-    sixteen_bit: str = "full"
-
-    @classmethod
-    def of(cls, settings: dict) -> "Recipe":
-        """From `preprocess` of dataset.json or of a model's pipeline.json."""
-        return cls(
-            size=tuple(settings["size"]),
-            color=settings["color"],
-            resize=settings["resize"],
-            interpolation=settings["interpolation"],
-            background=tuple(settings["background"]),
-            # A model may be older than the setting.
-            sixteen_bit=settings.get("sixteen_bit", "full"),
-        )
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of every decoded image."""
-        return (*self.size, 1 if self.color == "grayscale" else 3)
-
-    @property
-    def mode(self) -> str:
-        return "L" if self.color == "grayscale" else "RGB"
-
-
-def decode(data: bytes, recipe: Recipe) -> np.ndarray:
-    """The image file `data` as uint8 `recipe.shape`. Raises `UnreadableImage`.
+def decode(data: bytes, settings: PixelSettings) -> np.ndarray:
+    """The image file `data` as uint8 `settings.shape`. Raises `UnreadableImage`.
 
     Turned upright as its EXIF says, the first frame of an animation, transparency over
-    `recipe.background`, 16 bits a channel reduced to 8.
+    `settings.background`, 16 bits a channel reduced to 8.
     """
-    return decode_with_facts(data, recipe)[0]
+    return decode_with_facts(data, settings)[0]
 
 
-def decode_with_facts(data: bytes, recipe: Recipe) -> tuple[np.ndarray, Facts]:
+def decode_with_facts(data: bytes, settings: PixelSettings) -> tuple[np.ndarray, Facts]:
     """As `decode`, with what the file says of itself."""
     if not data:
         raise UnreadableImage("empty file")
@@ -125,22 +98,24 @@ def decode_with_facts(data: bytes, recipe: Recipe) -> tuple[np.ndarray, Facts]:
                 space = ""  # an unusual JPEG, or a broken one: Pillow knows
             if space in ("YCbCr", "Gray"):
                 mode = "L" if space == "Gray" else "RGB"
-                return _decode_jpeg(data, recipe, width, height), Facts(width, height, mode, "JPEG")
-        return _decode_any(data, recipe)
+                return _decode_jpeg(data, settings, width, height), Facts(
+                    width, height, mode, "JPEG"
+                )
+        return _decode_any(data, settings)
     except MemoryError:
         raise UnreadableImage("too large for the memory of this machine") from None
 
 
-def _decode_jpeg(data: bytes, recipe: Recipe, width: int, height: int) -> np.ndarray:
+def _decode_jpeg(data: bytes, settings: PixelSettings, width: int, height: int) -> np.ndarray:
     check_size(width, height)
     orientation = _jpeg_orientation(data)
-    placement = _place(width, height, orientation, recipe)
-    factor = 1 if recipe.interpolation == "nearest" else reduction(placement, SPARE)
+    placement = _place(height, width, orientation, settings)
+    factor = 1 if settings.interpolation == "nearest" else reduction(placement, SPARE)
     with bounded(jpeg_memory(data, width, height, 3, factor), width, height):
         try:
             pixels = simplejpeg.decode_jpeg(
                 data,
-                "GRAY" if recipe.color == "grayscale" else "RGB",
+                "GRAY" if settings.color == "grayscale" else "RGB",
                 min_height=-(-height // factor),
                 min_width=-(-width // factor),
             )
@@ -150,9 +125,9 @@ def _decode_jpeg(data: bytes, recipe: Recipe, width: int, height: int) -> np.nda
                 kind = "truncated" if "end of JPEG" in message else "corrupt"
                 raise UnreadableImage(f"{kind}: {message}") from None
         else:
-            return _fit(pixels, placement, factor, orientation, recipe)
+            return _fit(pixels, placement, factor, orientation, settings)
     # Padding between the parts of the file: harmless, and common in some cameras.
-    return _decode_any(data, recipe)[0]
+    return _decode_any(data, settings)[0]
 
 
 def _jpeg_orientation(data: bytes) -> int:
@@ -173,16 +148,16 @@ def _orientation(image: Image.Image) -> int:
     return value if value in TURNS else 1
 
 
-def _decode_any(data: bytes, recipe: Recipe) -> tuple[np.ndarray, Facts]:
+def _decode_any(data: bytes, settings: PixelSettings) -> tuple[np.ndarray, Facts]:
     with ExitStack() as stack:
         try:
             noise = stack.enter_context(heard_libtiff()) if is_tiff(data) else []
             image = Image.open(io.BytesIO(data), formats=formats(data))
-            facts = Facts(*image.size, image.mode, image.format)
+            facts = Facts(*image.size, image.mode, str(image.format))
             stack.enter_context(bounded(memory(image, data), *image.size))
             image.load()
             orientation = _orientation(image)
-            pixels, levels = to_uint8(image, recipe.mode, recipe.background, recipe.sixteen_bit)
+            pixels, levels = _to_uint8(image, settings)
             del image  # twice the memory
         except UnreadableImage:
             raise
@@ -196,37 +171,139 @@ def _decode_any(data: bytes, recipe: Recipe) -> tuple[np.ndarray, Facts]:
             message = " ".join([*noise, str(error)][0].split()) or type(error).__name__
             kind = "truncated" if "truncated" in message.lower() else "corrupt"
             raise UnreadableImage(f"{kind}: {message}") from None
-        placement = _place(*pixels.shape[1::-1], orientation, recipe)
-        return _fit(pixels, placement, 1, orientation, recipe), facts._replace(levels=levels)
+        placement = _place(pixels.shape[0], pixels.shape[1], orientation, settings)
+        return _fit(pixels, placement, 1, orientation, settings), facts._replace(levels=levels)
 
 
-def _place(width: int, height: int, orientation: int, recipe: Recipe) -> Placement:
-    """Where an image of `width` x `height` as stored, before it is turned, goes upright."""
-    upright = (height, width) if orientation > 4 else (width, height)
-    return place(*upright, recipe.size[::-1], recipe.resize)
+# From the modes of Pillow to 8 bits a channel, nothing transparent.
+
+
+def _to_uint8(image: Image.Image, settings: PixelSettings) -> tuple[np.ndarray, int]:
+    """The opened `image` in `settings.color`, uint8 (height, width, channels), and its levels.
+
+    `settings.background` shows where it is transparent. Of 16 bits a channel,
+    `settings.sixteen_bit` says what becomes black and white:
+
+        full    0 and 65,535, the ends of the range that the file has
+        image   the darkest and the brightest pixel of each image
+
+    Levels are how far these two pixels are apart; 0 for other images. Raises `UnreadableImage`.
+    """
+    mode = MODES[settings.color]
+    if image.mode == "F":
+        raise UnreadableImage("unsupported: floating-point pixels; save it with 8 or 16 bits")
+    black, white, levels = 0, WHITE, 0
+    if image.mode.startswith("I"):
+        low, high = _extremes(image)
+        if settings.sixteen_bit == "image" and low < high:
+            black, white = low, high
+        elif low < 0 or high > WHITE:
+            raise UnreadableImage(
+                "unsupported: 32 bits a channel; save it with 8 or 16, or set "
+                "preprocess.sixteen_bit to image"
+            )
+        levels = min(high - low, WHITE)
+    pixels = np.empty((image.height, image.width, settings.shape[2]), np.uint8)
+    for left, top, part in _parts(image):
+        part = _opaque(_eight_bits(part, black, white), settings.background)
+        part = part if part.mode == mode else part.convert(mode)
+        target = pixels[top : top + part.height, left : left + part.width]
+        target[:] = np.asarray(part).reshape(target.shape)
+    return pixels, levels
+
+
+def _parts(image: Image.Image) -> Iterator[tuple[int, int, Image.Image]]:
+    """Yield (left, top, part) of `image`."""
+    width, height = image.size
+    across = min(width, PART_PIXELS)
+    down = max(1, PART_PIXELS // width)
+    if across == width and down >= height:
+        yield 0, 0, image
+        return
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            box = left, top, min(left + across, width), min(top + down, height)
+            yield left, top, image.crop(box)
+
+
+def _extremes(image: Image.Image) -> tuple[int, int]:
+    """The darkest and the brightest value that is seen of an image of one channel."""
+    low, high = [], []
+    for _, _, part in _parts(image):
+        values = np.asarray(part)
+        if (transparent := _transparent(image)) is not None:
+            values = values[values != transparent]
+        if values.size:
+            low.append(int(values.min()))
+            high.append(int(values.max()))
+    return min(low, default=0), max(high, default=0)
+
+
+def _transparent(image: Image.Image) -> int | None:
+    """The grey of 16 bits that is not seen, which PNG may name."""
+    value = image.info.get("transparency")
+    return value if isinstance(value, int) else None
+
+
+def _eight_bits(image: Image.Image, black: int, white: int) -> Image.Image:
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    span = white - black
+    levels = ((values - black) * 255 + span // 2) // span
+    grey = Image.fromarray(levels.clip(0, 255).astype(np.uint8))  # beyond: what is not seen
+    if (transparent := _transparent(image)) is not None:
+        alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
+        grey = Image.merge("LA", (grey, Image.fromarray(alpha)))
+    return grey
+
+
+def _opaque(image: Image.Image, background: Sequence[int]) -> Image.Image:
+    """`image` as RGB, L or 1, over `background` where it is transparent."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
+    return image if image.mode in ("L", "RGB", "1") else image.convert("RGB")
+
+
+# From the size of the image to that of the output.
+
+
+def _place(height: int, width: int, orientation: int, settings: PixelSettings) -> Placement:
+    """Where an image of `height` x `width` as stored, before it is turned, goes upright."""
+    upright = (width, height) if orientation > 4 else (height, width)
+    return place(*upright, (settings.size[0], settings.size[1]), settings.resize)
 
 
 def _fit(
-    pixels: np.ndarray, placement: Placement, factor: int, orientation: int, recipe: Recipe
+    pixels: np.ndarray,
+    placement: Placement,
+    factor: int,
+    orientation: int,
+    settings: PixelSettings,
 ) -> np.ndarray:
     """Resize, turn and place `pixels`, uint8 (h, w, c), which are stored reduced by `factor`."""
     # A side that `factor` does not divide ends within the last pixel of the reduced image.
     left, top, right, bottom = (edge / factor for edge in placement.box)
-    size = placement.size
+    resized = placement.resized
     if orientation > 4:  # turned when it is small, which costs less
-        left, top, right, bottom, size = top, left, bottom, right, size[::-1]
-    pixels = resize(pixels, (left, top, right, bottom), size, recipe.interpolation)
+        left, top, right, bottom = top, left, bottom, right
+        resized = resized[1], resized[0]
+    pixels = resize(pixels, (left, top, right, bottom), resized, settings.interpolation)
     if orientation != 1:
         pixels = TURNS[orientation](pixels)
-    if pixels.shape == recipe.shape:
+    if pixels.shape == settings.shape:
         return pixels
-    # Pillow knows how a colour becomes grey.
-    background = Image.new("RGB", (1, 1), recipe.background).convert(recipe.mode)
-    framed = np.empty(recipe.shape, np.uint8)
-    framed[:] = background.getpixel((0, 0))
-    (x, y), (height, width) = placement.corner, pixels.shape[:2]
-    framed[y : y + height, x : x + width] = pixels
-    return framed
+    output = np.empty(settings.shape, np.uint8)
+    output[:] = _in_mode(settings.background, MODES[settings.color])
+    (y, x), (height, width) = placement.corner, pixels.shape[:2]
+    output[y : y + height, x : x + width] = pixels
+    return output
+
+
+def _in_mode(colour: Sequence[int], mode: str) -> np.ndarray:
+    """`colour` (red, green, blue) as Pillow turns it into `mode`, uint8 (channels,)."""
+    return np.asarray(Image.new("RGB", (1, 1), tuple(colour)).convert(mode)).reshape(-1)
 
 
 # Pillow warns of every large or slightly damaged file. Sizes are checked above; damage either

@@ -40,7 +40,8 @@ def _cell_weights(width: int, channels: int) -> np.ndarray:
     """How often each value of a row of an image counts in each of 9 cells: (values, 9)."""
     columns = (np.arange(36) * 2 + 1) * width // 72
     weights = np.zeros((width, channels, 9), np.float32)
-    np.add.at(weights, (columns, slice(None), np.arange(36) // 4), 1)
+    for sample, column in enumerate(columns.tolist()):
+        weights[column, :, sample // 4] += 1
     return weights.reshape(-1, 9)
 
 
@@ -48,7 +49,7 @@ def _cell_weights(width: int, channels: int) -> np.ndarray:
 
 
 # What decides pixels, fingerprints and facts of an image.
-SOURCES = ("decode", "fingerprints", "formats", "modes", "resize")
+SOURCES = ("decode", "fingerprints", "formats", "resize")
 LIBRARIES = {
     "Pillow": "pillow",
     "pillow-heif": "pillow-heif",

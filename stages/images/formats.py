@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 
-from PIL import Image
+from PIL import Image, ImageFile, TiffImagePlugin
 
 
 class UnreadableImage(Exception):
@@ -124,7 +124,7 @@ def jpeg_memory(data: bytes, width: int, height: int, channels: int, factor: int
     return BYTES_A_PIXEL["JPEG"] * pixels / factor**2 + kept
 
 
-def memory(image: Image.Image, data: bytes) -> float:
+def memory(image: ImageFile.ImageFile, data: bytes) -> float:
     """Bytes that loading the opened `image` of the file `data` takes, about.
 
     Raises `UnreadableImage` if it would take far too long, or if its parts are larger than it.
@@ -133,8 +133,9 @@ def memory(image: Image.Image, data: bytes) -> float:
     check_size(width, height)
     if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with others behind it
         return jpeg_memory(data, width, height, len(image.getbands()), 1)
-    if image.format == "TIFF":
-        across, down = image.tag_v2.get(TILE_WIDTH, 1), image.tag_v2.get(TILE_LENGTH, 1)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        across, down = tags.get(TILE_WIDTH, 1), tags.get(TILE_LENGTH, 1)
         if across * down > max(MAX_TILE_PIXELS, 2 * width * height):
             raise UnreadableImage(f"decompression bomb: parts of {across} x {down} pixels")
     decoders = {tile[0] for tile in image.tile} & SLOW_DECODERS
@@ -147,7 +148,7 @@ def memory(image: Image.Image, data: bytes) -> float:
             f"too large: {width} x {height} pixels, in a variant of {image.format} that takes very "
             "long; save it as PNG"
         )
-    return BYTES_A_PIXEL[image.format] * width * height
+    return BYTES_A_PIXEL[str(image.format)] * width * height
 
 
 # What Pillow has to know before it opens a file: which formats, and who else must be asked.
@@ -222,8 +223,8 @@ def is_tiff(data: bytes) -> bool:
 def heard_libtiff() -> Iterator[list[str]]:
     """What libtiff finds wrong within the block, which else it prints on standard error."""
     _listen_to_libtiff()
-    _of_thread.said = said = []
-    yield said
+    _of_thread.said = []
+    yield _of_thread.said
 
 
 _of_thread = threading.local()

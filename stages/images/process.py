@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from stages.errors import UserError
-from stages.images.decode import Recipe, UnreadableImage, decode_with_facts
+from stages.images.decode import UnreadableImage, decode_with_facts
 from stages.images.fingerprints import digests, perceptual_hashes
-from stages.images.reuse import FACTS, Contents, Taken, Work, read_finished, take_over
+from stages.images.reuse import FACT_TYPES, FACTS, Contents, Taken, Work, read_finished, take_over
+from stages.parameters.pixels import PixelSettings, Preprocessing
 from stages.progress import progress
-from stages.store.processed import Shards, checksums, shard_starts
+from stages.store.blobs import checksums
+from stages.store.processed import Shards, shard_starts
 from stages.store.raw import REMEDY, read_images
 from stages.store.tables import encode
 
@@ -67,17 +69,17 @@ class Processed:
         before = np.concatenate([[0], np.cumsum(readable)])
         row = before[:-1] - before[starts[shard]]
         names = [self.shards.path(number).name for number in range(len(starts) - 1)]
-        for start in range(0, len(contents.of), ROWS_AT_A_TIME):
-            of = contents.of[start : start + ROWS_AT_A_TIME]
-            kept = np.flatnonzero(readable[of])
-            of = of[kept]
+        for start in range(0, len(contents.content_of), ROWS_AT_A_TIME):
+            content = contents.content_of[start : start + ROWS_AT_A_TIME]
+            kept = np.flatnonzero(readable[content])
+            content = content[kept]
             table = self.manifest.slice(start, ROWS_AT_A_TIME).take(pa.array(kept))
-            facts = [contents.facts[name][of].tolist() for name in FACTS.names]
+            facts = [contents.facts[name][content].tolist() for name in FACT_TYPES]
             yield from zip(
                 *(table[name].to_pylist() for name in ("id", "path", "label")),
                 *(table[name].to_pylist() for name in ("split", "group", "sha256")),
-                [names[number] for number in shard[of].tolist()],
-                row[of].tolist(),
+                [names[number] for number in shard[content].tolist()],
+                row[content].tolist(),
                 *(
                     [value.decode() for value in column] if FACTS[number].kind == "S" else column
                     for number, column in enumerate(facts)
@@ -87,28 +89,29 @@ class Processed:
 
     def readable_per_class(self) -> dict[str, int]:
         """How many images of each class of the manifest could be read, sorted by class."""
-        of, names = encode(self.manifest["label"])
-        counts = np.bincount(of[self.contents.readable[self.contents.of]], minlength=len(names))
+        labels, names = encode(self.manifest["label"])
+        readable = self.contents.readable[self.contents.content_of]
+        counts = np.bincount(labels[readable], minlength=len(names))
         return dict(sorted(zip(names.to_pylist(), counts.tolist(), strict=True)))
 
     def narrow(self, levels: int) -> list[tuple[str, int]]:
         """Path and levels of the images of 16 bits that use fewer than `levels` of 65,536."""
         facts = self.contents.facts
         wide = np.char.startswith(facts["mode"], b"I") & self.contents.readable
-        rows = np.flatnonzero((wide & (facts["levels"] < levels))[self.contents.of])
+        rows = np.flatnonzero((wide & (facts["levels"] < levels))[self.contents.content_of])
         paths = self.manifest["path"].take(pa.array(rows)).to_pylist()
-        used = facts["levels"][self.contents.of[rows]] + 1
+        used = facts["levels"][self.contents.content_of[rows]] + 1
         return list(zip(paths, used.tolist(), strict=True))
 
     def rejects(self) -> list[tuple[str, str, str]]:
         """The rows of rejects.csv: file, reason, hash."""
-        rows = np.flatnonzero(~self.contents.readable[self.contents.of])
+        rows = np.flatnonzero(~self.contents.readable[self.contents.content_of])
         table = self.manifest.select(["path", "sha256"]).take(pa.array(rows))
         return [
             (path, self.contents.reasons[content], sha256)
             for path, content, sha256 in zip(
                 table["path"].to_pylist(),
-                self.contents.of[rows].tolist(),
+                self.contents.content_of[rows].tolist(),
                 table["sha256"].to_pylist(),
                 strict=True,
             )
@@ -118,7 +121,7 @@ class Processed:
 def process(
     raw: str | Path,
     manifest: pa.Table,
-    settings: dict,
+    settings: Preprocessing,
     work: Path,
     previous: Path,
     workers: int | None = None,
@@ -130,21 +133,19 @@ def process(
     they end in the same bytes as new ones would. The number of `workers` (None: one a core)
     makes no difference either. Raises `UserError` if `raw` is not what `manifest` says.
     """
-    recipe = Recipe.of(settings)
-    contents = Contents.of_manifest(manifest)
-    starts = shard_starts(_texts(contents.hashes), recipe.shape)
+    contents = Contents.from_manifest(manifest)
+    starts = shard_starts(_texts(contents.hashes), settings.shape)
     here = Work(work, settings, starts)
-    shards = Shards(here.folder, recipe.shape, starts)
-    finished, damaged_tables = read_finished(Path(previous), settings, recipe.shape)
-    unfinished = here.unfinished(recipe.shape)
-    taken = take_over(finished, unfinished, contents, shards, workers)
+    shards = Shards(here.folder, settings.shape, starts)
+    finished, damaged_tables = read_finished(Path(previous), settings)
+    taken = take_over(finished, here.unfinished(), contents, shards, workers)
     here.replace_earlier(contents, taken)
     wanted = np.flatnonzero(~taken.known)
     average = sum(f.stat().st_size for f in Path(raw).iterdir()) / max(1, len(manifest))
     files = _Files(raw, manifest, contents, wanted)
-    tasks = _batches(files, math.prod(recipe.shape))
+    tasks = _batches(files, math.prod(settings.shape))
     with closing(here), progress(len(wanted), "images", "decoding") as bar:
-        results = _parallel(tasks, recipe, shards, len(wanted), average, workers)
+        results = _parallel(tasks, settings, shards, len(wanted), average, workers)
         try:
             for rows, facts, reasons in results:
                 contents.facts[rows] = facts
@@ -179,7 +180,7 @@ class _Files:
         contents = self._contents
         try:
             for row, data in read_images(self._raw, self._manifest, contents.first[self._wanted]):
-                content = int(contents.of[row])
+                content = int(contents.content_of[row])
                 yield content, contents.hashes[content].as_py(), data
         except Exception as error:  # the archives' libraries raise nearly anything
             self._error = error
@@ -221,12 +222,20 @@ def _batches(
         yield batch
 
 
-def _parallel(tasks, recipe, shards, count, average_bytes, workers) -> Iterator[tuple]:
+def _parallel(
+    tasks: Iterable[list[tuple[int, str, bytes]]],
+    settings: PixelSettings,
+    shards: Shards,
+    count: int,
+    average_bytes: float,
+    workers: int | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
+    """What `_decode_batch` makes of each of `tasks`, which hold `count` files in all."""
     workers = workers or os.cpu_count()
     threads = average_bytes >= THREADS_FROM_BYTES
     if workers == 1 or not (threads or count >= PROCESSES_FROM_IMAGES):
         for task in tasks:
-            yield _decode_batch(task, recipe, shards)
+            yield _decode_batch(task, settings, shards)
         return
     from joblib import Parallel, delayed  # late: not needed for small data, and slow to import
 
@@ -236,21 +245,22 @@ def _parallel(tasks, recipe, shards, count, average_bytes, workers) -> Iterator[
         return_as="generator_unordered",
         batch_size=1,
     )
-    yield from parallel(delayed(_decode_batch)(task, recipe, shards) for task in tasks)
+    yield from parallel(delayed(_decode_batch)(task, settings, shards) for task in tasks)
 
 
 def _decode_batch(
-    batch: list[tuple[int, str, bytes]], recipe: Recipe, shards: Shards
+    batch: list[tuple[int, str, bytes]], settings: PixelSettings, shards: Shards
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """Decode, describe and store (content, SHA-256, file): (contents, their facts, reasons)."""
-    images = np.empty((len(batch), *recipe.shape), np.uint8)
+    images = np.empty((len(batch), *settings.shape), np.uint8)
     facts = np.zeros(len(batch), FACTS)
-    done, reasons = [], {}
+    done: list[int] = []
+    reasons: dict[int, str] = {}
     for content, sha256, data in sorted(batch):
         if hashlib.sha256(data).hexdigest() != sha256:
             raise _OtherFile(content)
         try:
-            images[len(done)], seen = decode_with_facts(data, recipe)
+            images[len(done)], seen = decode_with_facts(data, settings)
         except UnreadableImage as error:
             reasons[content] = str(error)
             continue

@@ -1,5 +1,7 @@
 """What is known of the images of a manifest: each content once, and earlier results, verified."""
 
+import hashlib
+import json
 import math
 import os
 import shutil
@@ -15,48 +17,48 @@ import pyarrow.compute as pc
 from stages.errors import UserError
 from stages.files import DATASET, INDEX, REJECTS
 from stages.images.fingerprints import digests
-from stages.store.journal import Journal, read_journal
-from stages.store.processed import Dataset, Pixels, Shards, checksums, shard_name
+from stages.parameters.pixels import Preprocessing
+from stages.store.blobs import checksums
+from stages.store.processed import Dataset, Pixels, Shards, shard_name
 from stages.store.tables import encode, read_table
 
 # The distinct files among the images of a manifest, and what is known of each.
 
 
 # What index.csv says of a content besides where its pixels are.
-FACTS = np.dtype(
-    [
-        ("pixels", "S32"),
-        ("perceptual", "S16"),
-        ("width", np.int32),
-        ("height", np.int32),
-        ("mode", "S8"),
-        ("format", "S8"),
-        ("levels", np.int32),
-        ("bytes", np.int64),
-    ]
-)
+FACT_TYPES = {
+    "pixels": "S32",
+    "perceptual": "S16",
+    "width": "i4",
+    "height": "i4",
+    "mode": "S8",
+    "format": "S8",
+    "levels": "i4",
+    "bytes": "i8",
+}
+FACTS = np.dtype(list(FACT_TYPES.items()))
 
 
 @dataclass
 class Contents:
     """The distinct files of a manifest, in the order of their first mention.
 
-    `of` int (images,): the content of each image. `hashes`: SHA-256 of each content. `first`
-    int (contents,): the first image with it. Then, as results: `facts` (`FACTS`), and `reasons`
-    why a content could not be read.
+    `content_of` int (images,): the content of each image. `hashes`: SHA-256 of each content.
+    `first` int (contents,): the first image with it. Then, as results: `facts` (`FACTS`), and
+    `reasons` why a content could not be read.
     """
 
-    of: np.ndarray
+    content_of: np.ndarray
     hashes: pa.Array
     first: np.ndarray
     facts: np.ndarray
     reasons: dict[int, str]
 
     @classmethod
-    def of_manifest(cls, manifest: pa.Table) -> "Contents":
-        of, hashes = encode(manifest["sha256"])
-        first = np.unique(of, return_index=True)[1]
-        return cls(of, hashes, first, np.zeros(len(first), FACTS), {})
+    def from_manifest(cls, manifest: pa.Table) -> "Contents":
+        content_of, hashes = encode(manifest["sha256"])
+        first = np.unique(content_of, return_index=True)[1]
+        return cls(content_of, hashes, first, np.zeros(len(first), FACTS), {})
 
     @property
     def readable(self) -> np.ndarray:
@@ -80,7 +82,7 @@ class Earlier:
     """What an earlier run decoded.
 
     `index` has a row for each image, with its `sha256` and the columns of `FACTS`; `rows` int64
-    are the places in `pixels`, -1 if they are gone. `rejects` has `sha256` and `reason`.
+    are its global rows in `pixels`, -1 if they are gone. `rejects` has `sha256` and `reason`.
     `checksums` of the shards, by name, as they were written.
     """
 
@@ -93,14 +95,12 @@ class Earlier:
     def facts(self, at: np.ndarray) -> np.ndarray:
         """`FACTS` of the rows `at` of the index."""
         facts = np.zeros(len(at), FACTS)
-        for name in FACTS.names:
+        for name in FACT_TYPES:
             facts[name] = self.index[name].take(pa.array(at)).to_numpy().astype(FACTS[name])
         return facts
 
 
-def read_finished(
-    folder: Path, settings: dict, shape: tuple[int, int, int]
-) -> tuple[Earlier | None, list[str]]:
+def read_finished(folder: Path, settings: Preprocessing) -> tuple[Earlier | None, list[str]]:
     """What the folder `folder` of processed images has, if it was made with the same `settings`.
 
     Also the tables in it that are not as they were written, and so count for nothing.
@@ -109,19 +109,50 @@ def read_finished(
         dataset = Dataset.load(folder, check_tables=False)
     except UserError:  # none, or not as this program writes it
         return None, [DATASET] if (folder / DATASET).exists() else []
-    if dataset.preprocess != settings or dataset.shape != shape:
+    if dataset.preprocess != settings or dataset.shape != settings.shape:
         return None, []
     damaged = dataset.damaged_tables(folder)
     if INDEX in damaged:
         return None, damaged
-    index = read_table(folder / INDEX, ["sha256", "shard", "row", *FACTS.names])
+    index = read_table(folder / INDEX, ["sha256", "shard", "row", *FACT_TYPES])
     rejects = _rejects([], [])
     if not damaged:
         rejects = read_table(folder / REJECTS, ["sha256", "reason"])
-    pixels = Pixels(folder, shape, skip_damaged=True)
+    pixels = Pixels(folder, settings.shape, skip_damaged=True)
     rows = pixels.find(index["shard"].to_pylist(), index["row"].to_numpy())
     index = index.drop_columns(["shard", "row"])
     return Earlier(pixels, rows, index, rejects, dataset.shards), damaged
+
+
+# A record of work as it is done, which a kill at any moment leaves readable: one line a document,
+# which begins with its own digest, so that a line that was cut short or damaged is left out.
+
+
+class Journal:
+    """Appends documents, which JSON can hold, to the new file `path`."""
+
+    def __init__(self, path: str | Path):
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115  closed by `close`
+
+    def append(self, document: dict) -> None:
+        text = json.dumps(document).encode()
+        self._file.write(_line_digest(text) + b" " + text + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_journal(path: str | Path) -> Iterator[dict]:
+    """The documents of the file `path` that are as they were written, in order."""
+    with open(path, "rb") as file:
+        for line in file:
+            digest, _, text = line.rstrip(b"\n").partition(b" ")
+            if digest == _line_digest(text):
+                yield json.loads(text)
+
+
+def _line_digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:32].encode()
 
 
 class Work:
@@ -131,7 +162,7 @@ class Work:
     next to take over.
     """
 
-    def __init__(self, folder: Path, settings: dict, starts: np.ndarray):
+    def __init__(self, folder: Path, settings: Preprocessing, starts: np.ndarray):
         """`starts` are those of the shards, see `Shards`."""
         self._settings = settings
         self._earlier = sorted(
@@ -142,12 +173,12 @@ class Work:
         self.folder = folder / str(last + 1)
         self.folder.mkdir(parents=True)
         self._journal = Journal(self.folder / "journal")
-        self._journal.append({"settings": settings, "starts": starts.tolist()})
+        self._journal.append({"settings": settings.model_dump(), "starts": starts.tolist()})
 
-    def unfinished(self, shape: tuple[int, int, int]) -> list[Earlier]:
+    def unfinished(self) -> list[Earlier]:
         """What earlier runs with the same settings left, the latest first."""
-        found = [_read_unfinished(path, self._settings, shape) for path in self._earlier[::-1]]
-        return [earlier for earlier in found if earlier is not None]
+        runs = [_read_unfinished(path, self._settings) for path in self._earlier[::-1]]
+        return [earlier for earlier in runs if earlier is not None]
 
     def remember(self, contents: Contents, done: np.ndarray, rejected: list[int]) -> None:
         """Note that the pixels of `done` (their global rows) are written, and what is rejected."""
@@ -175,13 +206,13 @@ class Work:
         self._journal.close()
 
 
-def _read_unfinished(folder: Path, settings: dict, shape: tuple[int, int, int]) -> Earlier | None:
+def _read_unfinished(folder: Path, settings: Preprocessing) -> Earlier | None:
     try:
         documents = read_journal(folder / "journal")
         head = next(documents, {})
     except OSError:
         return None
-    if head.get("settings") != settings:
+    if head.get("settings") != settings.model_dump():
         return None
     rows: list[int] = []
     hashes: list[str] = []
@@ -195,18 +226,15 @@ def _read_unfinished(folder: Path, settings: dict, shape: tuple[int, int, int]) 
         rejected += document["sha256"][count:]
         reasons += document["reasons"]
         facts += bytes.fromhex(document["facts"])
-    columns = {name: pa.array(column.tolist()) for name, column in _columns(facts)}
+    table = np.frombuffer(facts, FACTS)
+    columns = {name: pa.array(table[name].tolist()) for name in FACT_TYPES}
     index = pa.table({"sha256": pa.array(hashes, pa.string()), **columns})
-    pixels, starts = Pixels(folder, shape, skip_damaged=True), np.array(head["starts"])
+    pixels = Pixels(folder, settings.shape, skip_damaged=True)
+    starts = np.array(head["starts"])
     shard = np.searchsorted(starts, rows, side="right") - 1
     names = [shard_name(number) for number in shard.tolist()]
-    places = pixels.find(names, np.array(rows, np.int64) - starts[shard])
-    return Earlier(pixels, places, index, _rejects(rejected, reasons), {})
-
-
-def _columns(facts: bytes) -> Iterator[tuple[str, np.ndarray]]:
-    known = np.frombuffer(facts, FACTS)
-    return ((name, known[name]) for name in FACTS.names)
+    global_rows = pixels.find(names, np.array(rows, np.int64) - starts[shard])
+    return Earlier(pixels, global_rows, index, _rejects(rejected, reasons), {})
 
 
 def _rejects(hashes: list[str], reasons: list[str]) -> pa.Table:
@@ -295,7 +323,7 @@ def _sound(
 ) -> np.ndarray:
     """Which of the global `rows` of `earlier` have the digests `expected`, bool (n,).
 
-    Only shards that have not their checksum are looked at image by image.
+    Only shards whose checksum has changed are looked at image by image.
     """
     pixels = earlier.pixels
     shard = np.searchsorted(pixels.starts, rows, side="right") - 1  # -1: none

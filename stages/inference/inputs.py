@@ -14,7 +14,8 @@ from urllib.request import url2pathname
 
 import numpy as np
 
-from stages.images.decode import Recipe, UnreadableImage, decode
+from stages.images.decode import UnreadableImage, decode
+from stages.parameters.pixels import PixelSettings
 from stages.sources.layout import clean_label, is_hidden, is_image
 
 # What to classify: files, folders, globs, URLs and lists, as one sequence of image files.
@@ -42,7 +43,7 @@ def find_inputs(arguments: Iterable[str], classes: Collection[str]) -> list[Inpu
     An argument is a file, a folder (searched to any depth for image files), a glob or a URL.
     One that leads nowhere becomes an `Input` with an error; an empty folder gives none.
     """
-    found = {}
+    found: dict[str, Input] = {}
     for argument in arguments:
         for item in _expand(argument, frozenset(classes)):
             found.setdefault(item.name, item)
@@ -170,7 +171,7 @@ class Batch(NamedTuple):
 
 
 def load(
-    inputs: Sequence[Input], recipe: Recipe, batch_size: int, workers: int | None = None
+    inputs: Sequence[Input], settings: PixelSettings, batch_size: int, workers: int | None = None
 ) -> Iterator[Batch]:
     """Yield all `inputs` in order, decoded as in training, `batch_size` of them at a time.
 
@@ -185,7 +186,7 @@ def load(
                 stop = min(start + batch_size, len(inputs))
                 tasks = range(start, stop, TASK)
                 ahead.append(
-                    [pool.submit(_decode, inputs, t, min(t + TASK, stop), recipe) for t in tasks]
+                    [pool.submit(_decode, inputs, t, min(t + TASK, stop), settings) for t in tasks]
                 )
                 if len(ahead) > 2:
                     yield _join(ahead.popleft())
@@ -195,14 +196,15 @@ def load(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _decode(inputs: Sequence[Input], start: int, stop: int, recipe: Recipe) -> Batch:
-    images = np.empty((stop - start, *recipe.shape), np.uint8)
-    positions, errors = [], {}
+def _decode(inputs: Sequence[Input], start: int, stop: int, settings: PixelSettings) -> Batch:
+    images = np.empty((stop - start, *settings.shape), np.uint8)
+    positions: list[int] = []
+    errors: dict[int, str] = {}
     for position in range(start, stop):
         try:
             if inputs[position].error:
                 raise UnreadableImage(inputs[position].error)
-            images[len(positions)] = decode(read_input(inputs[position].name), recipe)
+            images[len(positions)] = decode(read_input(inputs[position].name), settings)
         except (UnreadableImage, OSError) as error:
             errors[position] = getattr(error, "strerror", None) or str(error)
         else:

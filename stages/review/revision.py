@@ -11,8 +11,8 @@ import yaml
 
 from stages.errors import UserError
 from stages.files import DATA_SUMMARY, JUDGEMENT, LOG, METRICS, PLOTS, PREDICTIONS, SPLITS, TIMES
+from stages.store.model import read_times
 from stages.store.tables import read_table
-from stages.store.timing import read_times
 
 # The results of one side of a review, read from a folder laid out like the project.
 

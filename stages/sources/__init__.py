@@ -11,11 +11,12 @@ from stages.errors import UserError
 from stages.files import MANIFEST
 from stages.parameters.download import Download
 from stages.sources.archive import archive_entries, place
-from stages.sources.fetch import fetch, file_sha256
+from stages.sources.fetch import fetch
 from stages.sources.folder import folder_images
 from stages.sources.known import known_images
 from stages.sources.parquet import parquet_files, parquet_images
 from stages.sources.table import table_entries, table_images
+from stages.store.blobs import file_sha256
 from stages.store.names import printable
 from stages.store.raw import ChangedImage, Entry, RawImage, file_mark, pack
 

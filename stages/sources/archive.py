@@ -20,8 +20,9 @@ from stages.sources.layout import (
     side_of_file,
 )
 from stages.store.archives import damage_as_user_error, files
+from stages.store.blobs import copy_file, link_or_copy
 from stages.store.names import printable
-from stages.store.raw import Entry, copy_file, link_or_copy
+from stages.store.raw import Entry
 
 # An archive that grows beyond both is a bomb, not a set of images.
 LARGEST_GROWTH = 200

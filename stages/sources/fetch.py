@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from stages.errors import UserError
 from stages.progress import progress
+from stages.store.blobs import file_sha256
 from stages.store.outputs import replace_file
 
 BLOCK = 2**20
@@ -76,12 +77,6 @@ def _fetch(mirrors: Sequence[str], path: Path, sha256: str | None, pause: float)
             print(f"fetched {url}; to pin it, set download.sha256: {found}")
         return path
     raise UserError("could not fetch " + "; ".join(errors))
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of the file's content, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Failed(Exception):

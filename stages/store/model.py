@@ -1,27 +1,29 @@
 """The trained model: one .keras file that Keras opens as it is, with what a user of it must know.
 
 Inside the archive, beside Keras' own members, `pipeline.json` holds a `ModelInfo`. Beside the
-file, `model.json` holds the `Judgement`: what it was judged with, and how well it did.
+file, `model.json` holds the `Judgement`: what it was judged with, and how well it did. How long
+that took differs from run to run, so it is kept apart from every result.
 
 A model may come from anywhere, so nothing in it is trusted: what it says of itself is checked
 before it is believed, its layers must be Keras' own, and its weights must fit its layers before
 memory is given to either.
 """
 
-import hashlib
 import io
 import json
 import math
 import os
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stages.errors import UserError
-from stages.parameters.preprocess import Preprocess
+from stages.parameters.pixels import Preprocessing
+from stages.store.blobs import file_sha256
 from stages.store.outputs import replace_file
 
 INFO = "pipeline.json"
@@ -55,31 +57,24 @@ class ModelInfo(BaseModel):
 
     classes: Annotated[list[str], Field(min_length=1)]
     shape: tuple[int, int, int]
-    preprocess: dict[str, Any]
+    preprocess: Preprocessing
     parameters: int = Field(0, ge=0)
     model: dict[str, Any] = {}
     train: dict[str, Any] = {}
 
     @field_validator("classes")
     @classmethod
-    def _distinct(cls, classes):
+    def _distinct(cls, classes: list[str]) -> list[str]:
         if len(set(classes)) < len(classes):
             raise ValueError("a class is named twice")
         return classes
 
-    @field_validator("preprocess")
-    @classmethod
-    def _as_in_params(cls, preprocess):
-        settings = {key: value for key, value in preprocess.items() if key != "decoder"}
-        checked = Preprocess.model_validate(settings).model_dump(exclude={"max_rejects", "workers"})
-        return checked | {key: preprocess[key] for key in preprocess if key == "decoder"}
-
     @model_validator(mode="after")
-    def _one_shape(self):
-        size, channels = self.preprocess["size"], {"rgb": 3, "grayscale": 1}
-        expected = (*size, channels[self.preprocess["color"]])
-        if self.shape != expected:
-            raise ValueError(f"shape {self.shape} is not that of preprocess, {expected}")
+    def _one_shape(self) -> Self:
+        if self.shape != self.preprocess.shape:
+            raise ValueError(
+                f"shape {self.shape} is not that of preprocess, {self.preprocess.shape}"
+            )
         return self
 
 
@@ -105,7 +100,7 @@ class Judgement(BaseModel):
     test: Score
 
 
-def save_model(model, path: str | Path, info: ModelInfo) -> None:
+def save_model(model: Any, path: str | Path, info: ModelInfo) -> None:
     """Write `model` and `info` to `path`; the same model gives the same bytes."""
     path = Path(path)
     with replace_file(path) as temporary:
@@ -187,10 +182,36 @@ def read_judgement(model: Path) -> Judgement | None:
     return judgement if judgement.sha256 == file_sha256(model) else None
 
 
-def file_sha256(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of the file `path`."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def record_times(path: str | Path, section: str, times: dict, model: str | Path) -> None:
+    """Set `section` of the JSON file `path` to `times` (figures by name), keep the others.
+
+    The section says which `model` file it is about: the file `path` belongs to no revision, so
+    another model may be checked out beside it.
+    """
+    times = {"model": file_sha256(model), **times}
+    with replace_file(path) as temporary:
+        text = json.dumps(_read_sections(path) | {section: times}, indent=2)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_times(path: str | Path, sha256: str | None) -> dict[str, dict]:
+    """The sections of `path` about the model whose file has this `sha256`.
+
+    None if the file is missing or was cut short.
+    """
+    return {
+        section: {name: value for name, value in times.items() if name != "model"}
+        for section, times in _read_sections(path).items()
+        if isinstance(times, dict) and sha256 and times.get("model") == sha256
+    }
+
+
+def _read_sections(path: str | Path) -> dict:
+    try:
+        sections = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return sections if isinstance(sections, dict) else {}
 
 
 def _refused(path: str | Path, reason: object) -> UserError:
@@ -222,7 +243,7 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
         raise ValueError("its members overlap")
 
 
-def _parts(config: Any):
+def _parts(config: Any) -> Iterator[dict[str, Any]]:
     """Every object that is described somewhere in `config`, JSON; not by recursion."""
     waiting = [config]
     while waiting:
@@ -245,7 +266,7 @@ def _check_part(part: dict) -> None:
         raise ValueError(f"a layer that may run code or read files: {name}")
 
 
-def _check_net(net, info: ModelInfo) -> None:
+def _check_net(net: Any, info: ModelInfo) -> None:
     """Raise ValueError unless `net` turns images as `info` says into one number a class."""
     takes, gives = (None, *info.shape), (None, len(info.classes))
     if net.input_shape != takes or net.output_shape != gives:
@@ -257,13 +278,13 @@ def _check_net(net, info: ModelInfo) -> None:
         raise ValueError(f"a layer gives {count:,} numbers for an image")
 
 
-def largest_activation(net) -> int:
+def largest_activation(net: Any) -> int:
     """The most numbers that a layer of `net` gives for one image."""
     shapes = [shape for layer in net._flatten_layers() for shape in _output_shapes(layer)]
     return max(math.prod(side for side in shape[1:] if side) for shape in shapes)
 
 
-def _output_shapes(layer) -> list[tuple]:
+def _output_shapes(layer: Any) -> list[tuple]:
     """Shapes of what `layer` gives, with the batch; none where it is called more than once."""
     import keras
 
@@ -273,7 +294,7 @@ def _output_shapes(layer) -> list[tuple]:
         return []
 
 
-def _check_weights(net, content: bytes) -> None:
+def _check_weights(net: Any, content: bytes) -> None:
     """Raise ValueError unless the HDF5 file `content` holds the weights of `net` and no more."""
     import h5py
 
@@ -284,10 +305,10 @@ def _check_weights(net, content: bytes) -> None:
 
     stored = 0
 
-    def elsewhere(name, link):
+    def elsewhere(name: str, link: Any) -> str | None:
         return None if isinstance(link, h5py.HardLink) else f"{name} leads elsewhere"
 
-    def unsound(name, item):
+    def unsound(name: str, item: Any) -> str | None:
         nonlocal stored
         if isinstance(item, h5py.Dataset):
             plain = item.chunks is None and not item.is_virtual and not item.external

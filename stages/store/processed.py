@@ -14,58 +14,54 @@ Why .npy: a shard opens with one line anywhere, rows are found by multiplication
 them costs what copying costs.
 """
 
-import hashlib
 import io
 import json
 import math
 import os
 import re
-import shutil
-import zlib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.errors import UserError
 from stages.files import DATASET, INDEX, REJECTS
+from stages.parameters.pixels import Preprocessing
+from stages.store.blobs import SHARD_BYTES, file_sha256, link_or_copy
 
 TABLES = (INDEX, REJECTS)
 
 # What to do about data that are missing or not as they were written.
 REPAIR = "the preprocess stage makes it anew: dvc repro preprocess"
 
-# Large enough for few files, small enough that a changed image moves little data.
-SHARD_BYTES = 64 * 2**20
-
 # Length of the header of every shard. 128 holds any shape, and NumPy aligns to 64.
 HEADER_BYTES = 128
 
 COPY_BYTES = 4 * 2**20
 
-# So much fits a core's cache.
-CHECKED_BYTES = 2**18
 
-
-@dataclass(frozen=True)
-class Dataset:
-    """What dataset.json says: `classes` in label order, `shape` (height, width, channels).
+class Dataset(BaseModel):
+    """What dataset.json says: `classes` in label order, `shape` (height, width, channels), and
+    with what settings the pixels were made.
 
     By `tables`, the SHA-256 of the tables beside it, and `shards`, the CRC-32 of the shards, what
     is reused is known to be what was written. A CRC is three times as fast as the digests of
     single images in index.csv, which tell what of a damaged shard is still sound.
     """
 
+    model_config = ConfigDict(strict=True, frozen=True)
+
     classes: list[str]
     shape: tuple[int, int, int]
-    preprocess: dict
-    tables: dict[str, str] = field(default_factory=dict)
-    shards: dict[str, int] = field(default_factory=dict)
+    preprocess: Preprocessing
+    tables: dict[str, str] = {}
+    shards: dict[str, int] = {}
 
     def save(self, folder: Path) -> None:
-        text = json.dumps(self.__dict__, indent=2, ensure_ascii=False)
+        text = json.dumps(self.model_dump(), indent=2, ensure_ascii=False)
         (folder / DATASET).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -73,17 +69,10 @@ class Dataset:
         """Raises `UserError` if there is none, or if it or (if checked) a table is damaged."""
         path = Path(folder) / DATASET
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            dataset = cls(
-                [str(name) for name in fields["classes"]],
-                tuple(map(int, fields["shape"])),
-                dict(fields["preprocess"]),
-                dict(fields.get("tables", {})),
-                dict(fields.get("shards", {})),
-            )
+            dataset = cls.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{path} is missing; {REPAIR}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except ValidationError:
             raise UserError(f"{path} is damaged; {REPAIR}") from None
         if check_tables and dataset.tables and (damaged := dataset.damaged_tables(path.parent)):
             raise UserError(f"{path.with_name(damaged[0])} is damaged or missing; {REPAIR}")
@@ -91,42 +80,18 @@ class Dataset:
 
     def damaged_tables(self, folder: Path) -> list[str]:
         """Names of the tables in `folder` that are not as they were written."""
-        return [name for name in TABLES if _digest(folder / name) != self.tables.get(name)]
+        return [name for name in TABLES if not self._is_as_written(folder / name)]
+
+    def _is_as_written(self, table: Path) -> bool:
+        try:
+            return file_sha256(table) == self.tables.get(table.name)
+        except OSError:
+            return False
 
 
 def digest_tables(folder: Path) -> dict[str, str]:
     """SHA-256 of the tables in `folder`, as `Dataset.tables` has them."""
-    return {name: _digest(folder / name) for name in TABLES}
-
-
-def checksums(paths: Iterable[Path]) -> dict[str, int]:
-    """CRC-32 of each of the files `paths` by name, without those that cannot be read.
-
-    Threads read and sum up at the same time: both let go of Python's lock.
-    """
-    paths = list(paths)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = zip(paths, pool.map(_checksum, paths), strict=True)
-        return {path.name: value for path, value in found if value is not None}
-
-
-def _checksum(path: Path) -> int | None:
-    value, block = 0, memoryview(bytearray(CHECKED_BYTES))
-    try:
-        with open(path, "rb", buffering=0) as file:
-            while count := file.readinto(block):
-                value = zlib.crc32(block[:count], value)
-    except OSError:
-        return None
-    return value
-
-
-def _digest(path: Path) -> str | None:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
+    return {name: file_sha256(folder / name) for name in TABLES}
 
 
 class Pixels:
@@ -150,14 +115,14 @@ class Pixels:
         self.folder, self.paths, counts = Path(folder), [], []
         for path in sorted(self.folder.glob("images-*.npy")):
             try:
-                count, *found = _read_shape(path)
-                if shape and tuple(found) != tuple(shape):
-                    raise ValueError(f"images of {tuple(found)} instead of {tuple(shape)}")
+                count, found = _read_header(path)
+                if shape and found != tuple(shape):
+                    raise ValueError(f"images of {found} instead of {tuple(shape)}")
             except (OSError, ValueError) as error:
                 if skip_damaged:
                     continue
                 raise UserError(f"{path} is damaged ({error}); {REPAIR}") from None
-            shape = tuple(found)
+            shape = found
             self.paths.append(path)
             counts.append(count)
         self.shape = shape or (0, 0, 0)
@@ -197,7 +162,7 @@ class Pixels:
         if out is None:
             out = np.empty((len(rows), *self.shape), np.uint8)
         bytes_each = int(np.prod(self.shape))
-        flat = memoryview(out.reshape(-1))
+        flat = out.reshape(-1).data
         which = np.searchsorted(self.starts, rows, side="right") - 1
         for shard in np.unique(which).tolist():
             at = np.flatnonzero(which == shard)
@@ -238,10 +203,7 @@ class Shards:
 
     def link(self, shard: int, same: Path) -> None:
         """Let the file `same`, which is not going to change, be the file of `shard`."""
-        try:
-            os.link(same.resolve(), self.path(shard))
-        except OSError:  # a file system without hard links
-            shutil.copyfile(same, self.path(shard))
+        link_or_copy(same, self.path(shard))
 
     def publish(self, folder: Path) -> None:
         """Let the shards, which are not going to change, appear in `folder` as well."""
@@ -252,7 +214,7 @@ class Shards:
 
     def write(self, rows: np.ndarray, images: np.ndarray) -> None:
         """Put `images`, uint8 (n, *shape), in the global `rows`, ascending."""
-        flat = memoryview(np.ascontiguousarray(images).reshape(-1))
+        flat = np.ascontiguousarray(images).reshape(-1).data
         which = np.searchsorted(self.starts, rows, side="right") - 1
         for shard in np.unique(which).tolist():
             at = np.flatnonzero(which == shard)
@@ -282,7 +244,7 @@ class Shards:
                 file.seek(0)
                 file.write(_header(count - len(gaps), self.shape))
 
-    def _move(self, file, first: int, last: int, to: int) -> None:
+    def _move(self, file: BinaryIO, first: int, last: int, to: int) -> None:
         source, stop, target = (HEADER_BYTES + row * self._bytes_each for row in (first, last, to))
         while source < stop:
             file.seek(source)
@@ -306,11 +268,14 @@ def shard_starts(
     """First rows of the shards, and the end, for images with these SHA-256 `hashes` (hex).
 
     A shard ends after an image whose own hash says so, on average after `target` bytes and at
-    the latest after four times as many, so an image more or less changes one or two shards.
+    the latest after four times as many: an image more or less changes one or two shards, and all
+    others are taken over (`stages.store.raw.pack` tells how this works).
     """
     expected = max(1, target // math.prod(shape))
     starts, row = [0], 0
     for row, name in enumerate(hashes, 1):
+        # The first 64 bits of the hash are a number drawn evenly from 0 to 2**64: it lies below
+        # 2**64 / expected for one image in `expected`.
         if int(name[:16], 16) * expected < 2**64 or row - starts[-1] >= 4 * expected:
             starts.append(row)
     if starts[-1] != row:
@@ -341,14 +306,18 @@ def _header(rows: int, shape: tuple[int, int, int]) -> bytes:
     return header.getvalue()
 
 
-def _read_shape(path: Path) -> tuple[int, ...]:
-    """Shape of the shard `path`. Raises `ValueError` unless header and size are as written."""
+def _read_header(path: Path) -> tuple[int, tuple[int, int, int]]:
+    """How many images the shard `path` holds, and their shape (height, width, channels).
+
+    Raises `ValueError` unless header and size are as written.
+    """
     with open(path, "rb") as file:
         header, size = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size
-    found = re.search(rb"'shape': \((\d{1,9}), (\d{1,5}), (\d{1,5}), (\d)\)", header)
-    shape = tuple(map(int, found.groups())) if found else ()
-    if not found or header != _header(shape[0], shape[1:]):
+    match = re.search(rb"'shape': \((\d{1,9}), (\d{1,5}), (\d{1,5}), (\d)\)", header)
+    count, height, width, channels = map(int, match.groups()) if match else (0, 0, 0, 0)
+    shape = height, width, channels
+    if not match or header != _header(count, shape):
         raise ValueError("its header has changed")
-    if size != HEADER_BYTES + math.prod(shape):
-        raise ValueError(f"{size:,} bytes instead of {HEADER_BYTES + math.prod(shape):,}")
-    return shape
+    if size != HEADER_BYTES + count * math.prod(shape):
+        raise ValueError(f"{size:,} bytes instead of {HEADER_BYTES + count * math.prod(shape):,}")
+    return count, shape

@@ -1,12 +1,9 @@
 """Raw images: a few archives, and a manifest that names every image in them."""
 
-import errno
 import hashlib
 import json
 import os
-import shutil
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,13 +17,11 @@ import pyarrow.compute
 from stages.errors import UserError
 from stages.files import MANIFEST, MANIFEST_COLUMNS
 from stages.store.archives import read_archive
+from stages.store.blobs import SHARD_BYTES, checksum, link_or_copy
 from stages.store.outputs import replace_file
 from stages.store.tables import encode, read_table, write_table
 
 REMEDY = "run dvc checkout --force data/raw, or dvc repro --single-item --force download"
-
-# Large enough for few files, small enough that a changed image moves little data.
-SHARD_BYTES = 64 * 2**20
 
 
 def read_manifest(raw: str | Path) -> pa.Table:
@@ -101,7 +96,7 @@ def write_manifest(raw: str | Path, entries: Iterable[Entry]) -> int:
     copies: dict[bytes, int] = {}
     count = 0
 
-    def rows():
+    def rows() -> Iterator[tuple[str, ...]]:
         nonlocal count
         last = None
         for path, label, split, group, digest, shard, member in entries:
@@ -126,12 +121,16 @@ def pack(
 ) -> Iterator[Entry]:
     """Write `images`, which come sorted by path, into uncompressed zips; yield their entries.
 
-    Where a shard ends depends on the names and sizes of its own images alone, so an image
-    added, changed or removed alters one shard and leaves all others byte for byte alike (the
-    content-defined chunking of rsync and backup programs). Shards come out at about `target`
-    bytes, four times that at most. A shard is named after what it holds, and taken over from
-    the folder `previous` if it was written there and its bytes still give the checksum that the
-    file `seen` remembers.
+    If shards were cut after every so many images, one more at the front would move the ends of all
+    shards behind it, and every file would have to be written, hashed and sent again. Here each
+    image decides by itself whether a shard ends after it: a hash of its path, a number drawn evenly
+    from 0 to 2**64, has to lie below a limit in proportion to its size. An image added, changed or
+    removed so alters its own shard and leaves all others byte for byte alike. (Backup programs
+    call this content-defined chunking.) Shards come out at about `target` bytes, as the limits add
+    up to one hit in so many, and are cut at four times that where luck fails.
+
+    A shard is named after what it holds, and taken over from the folder `previous` if it was
+    written there and its bytes still give the checksum that the file `seen` remembers.
     """
     with ThreadPoolExecutor(1) as pool:
         packer = _Packer(Path(folder), Path(previous), _read_checksums(Path(seen)), pool)
@@ -141,6 +140,7 @@ def pack(
             shard.append(image)
             size += image.size
             draw = int.from_bytes(hashlib.blake2b(image.path.encode(), digest_size=8).digest())
+            # draw / 2**64 < size / target, in whole numbers: the chance to end a shard.
             if draw * target < image.size << 64 or size >= 4 * target:
                 yield from packer.write(shard)
                 shard, size = [], 0
@@ -206,16 +206,6 @@ class _Packer:
         self.checksums[name] = self.pool.submit(checksum, self.folder / name)
 
 
-def checksum(path: Path) -> int:
-    """CRC-32 of the file: against damage, at several times the speed of a secure hash."""
-    crc = 0
-    with open(path, "rb", buffering=0) as file:
-        block = memoryview(bytearray(2**20))
-        while size := file.readinto(block):
-            crc = zlib.crc32(block[:size], crc)
-    return crc
-
-
 def file_mark(status: os.stat_result) -> str:
     """What changes when a file's content does, as far as can be told without reading it.
 
@@ -238,24 +228,3 @@ def _write_zip(images: list[RawImage], path: Path) -> None:
             info = zipfile.ZipInfo(image.path)  # dated 1980-01-01
             info.create_system, info.external_attr = 3, 0o644 << 16
             archive.writestr(info, data)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` a hard link to the file `source`, or a copy where links do not go."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without links
-        copy_file(source, target)
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Copy `source` to `target`, sharing the blocks on disk where the system can (XFS, Btrfs)."""
-    with open(source, "rb") as old, open(target, "wb") as new:
-        try:
-            while os.copy_file_range(old.fileno(), new.fileno(), 2**30):
-                pass
-            return
-        except (OSError, AttributeError) as error:  # between file systems, or not on Linux
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise
-    shutil.copyfile(source, target)
