@@ -10,6 +10,7 @@ read are reported and the others done; the exit code is then 1.
 
 import argparse
 import csv
+import io
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from errno import EISDIR
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, NoReturn, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -51,7 +52,7 @@ def main() -> int:
         names = printable(" ".join(options.paths))
         raise UserError(f"no images in {names}; name image files or folders")
     if all(item.error for item in inputs):
-        raise UserError(f"{printable(inputs[0].name)}: {printable(inputs[0].error)}")
+        raise UserError(f"{printable(inputs[0].name)}: {printable(str(inputs[0].error))}")
     judgement = read_judgement(options.model)
     tta = options.tta or (judgement.tta if judgement else "none")
     top_k = min(options.top_k or (judgement.top_k if judgement else TOP_K), len(info.classes))
@@ -92,7 +93,7 @@ class Found(NamedTuple):
 
 def _options() -> argparse.Namespace:
     class Parser(argparse.ArgumentParser):
-        def error(self, message):
+        def error(self, message: str) -> NoReturn:
             raise UserError(f"{message}; see {self.prog} --help")
 
     def count(value: str) -> int:
@@ -130,7 +131,8 @@ def _options() -> argparse.Namespace:
 def _arguments(paths: list[str]) -> Iterator[str]:
     for path in paths:
         if path == "-":
-            sys.stdin.reconfigure(errors="surrogateescape")
+            if isinstance(sys.stdin, io.TextIOWrapper):
+                sys.stdin.reconfigure(errors="surrogateescape")
             yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
         else:
             yield path
@@ -212,9 +214,10 @@ def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Found]], N
             file.write("\n]\n")
 
 
-def _record(found: Found, columns: list[str]) -> dict:
+def _record(found: Found, columns: list[str]) -> dict[str, Any]:
     error = printable(found.error) if found.error else None
-    fields = {"file": printable(found.input.name), "actual": found.input.label, "error": error}
+    fields: dict[str, Any] = {"file": printable(found.input.name), "actual": found.input.label}
+    fields["error"] = error
     for rank, (name, chance) in enumerate(found.ranked, 1):
         suffix = f"_{rank}" if rank > 1 else ""
         fields[f"predicted{suffix}"] = name
@@ -222,7 +225,7 @@ def _record(found: Found, columns: list[str]) -> dict:
     return {column: fields.get(column) for column in columns}
 
 
-def _cells(record: dict) -> dict:
+def _cells(record: dict[str, Any]) -> dict[str, Any]:
     """`record` as a spreadsheet may read it."""
     safe = {name: cell(value) for name, value in record.items() if isinstance(value, str)}
     return record | safe | {"file": path_cell(record["file"])}
@@ -242,7 +245,7 @@ def _print(batch: list[Found]) -> None:
 def _print_score(inputs: list[Input], predicted: np.ndarray, classes: list[str]) -> None:
     """Accuracy and report of the images whose folder names their class, if there are any."""
     number = {name: label for label, name in enumerate(classes)}
-    labels = np.array([number.get(item.label, -1) for item in inputs])
+    labels = np.array([number.get(item.label or "", -1) for item in inputs])
     scored = (labels >= 0) & (predicted >= 0)
     if not scored.any():
         return

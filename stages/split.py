@@ -3,6 +3,9 @@
 Reads data/processed; writes data/splits and reports/data.json, reports/data_issues.csv.
 """
 
+import numpy as np
+import pyarrow as pa
+
 from stages.errors import UserError, run
 from stages.files import (
     DATA_ISSUES,
@@ -49,8 +52,8 @@ def split(outputs: Outputs) -> str:
     if not len(images):
         raise UserError(f"{PROCESSED / INDEX} names no images; see {PROCESSED / REJECTS}")
 
-    def read_pixels(chosen):
-        where = images.select(["shard", "row"]).take(chosen)
+    def read_pixels(chosen: np.ndarray) -> np.ndarray:
+        where = images.select(["shard", "row"]).take(pa.array(chosen))
         with made_by("preprocess", PROCESSED):
             return pixels.take(pixels.rows(where["shard"].to_pylist(), where["row"].to_numpy()))
 

@@ -112,15 +112,15 @@ def _walk(folder: str, report: Callable[[OSError], None]) -> Iterator[tuple[str,
     `report` gets the error of a folder that cannot be listed.
     """
     seen = {os.path.realpath(folder)}
-    for place, folders, files in os.walk(folder, onerror=report, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=report, followlinks=True):
         folders[:] = sorted(
             name
             for name in folders
-            if not is_hidden(name) and os.path.realpath(os.path.join(place, name)) not in seen
+            if not is_hidden(name) and os.path.realpath(os.path.join(parent, name)) not in seen
         )
-        seen.update(os.path.realpath(os.path.join(place, name)) for name in folders)
+        seen.update(os.path.realpath(os.path.join(parent, name)) for name in folders)
         names = [name for name in sorted(files) if is_image(name) and not is_hidden(name)]
-        yield place, [os.path.join(place, name) for name in names]
+        yield parent, [os.path.join(parent, name) for name in names]
 
 
 _of_thread = threading.local()

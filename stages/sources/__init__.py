@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from stages.errors import UserError
 from stages.files import MANIFEST
 from stages.parameters.download import Download
-from stages.sources.archive import archive_entries, place
+from stages.sources.archive import archive_entries, put_archive
 from stages.sources.fetch import fetch
 from stages.sources.folder import folder_images
 from stages.sources.known import known_images
@@ -41,7 +41,7 @@ def gather(
         else:
             entries = table_entries(archives, settings.table, columns)
         for name, archive in archives.items():
-            place(archive, raw / name, own=settings.url is not None)
+            put_archive(archive, raw / name, own=settings.url is not None)
         for file, mark in zip(own, marks, strict=True):
             if file_mark(os.stat(file)) != mark:
                 raise UserError(f"{file} changed while it was read; run again")
@@ -78,7 +78,7 @@ def _files(settings: Download, downloads: Path, local: list[Path]) -> dict[str, 
                 )
         return files
     names = _short_names([unquote(urlsplit(url).path) for url in settings.urls])
-    pins = settings.pins or [None] * len(names)
+    pins: list[str | None] = [*settings.pins] or [None] * len(names)
     return {
         name: fetch([url], downloads, sha256)
         for name, url, sha256 in zip(names, settings.urls, pins, strict=True)

@@ -19,7 +19,7 @@ from stages.sources.layout import (
     report_ignored,
     side_of_file,
 )
-from stages.store.archives import damage_as_user_error, files
+from stages.store.archives import damage_as_user_error, iterate_members
 from stages.store.blobs import copy_file, link_or_copy
 from stages.store.names import printable
 from stages.store.raw import Entry
@@ -29,8 +29,8 @@ LARGEST_GROWTH = 200
 LARGEST_HARMLESS = 2**30
 
 
-class Member(NamedTuple):
-    """An image within an archive: its path and its name there, both printable, the hash and size
+class HashedMember(NamedTuple):
+    """A file within an archive: its path and its name there, both printable, the hash and size
     of its content, and its path as it really is, which may name the class."""
 
     path: str
@@ -50,18 +50,18 @@ def archive_entries(archives: dict[str, Path], label_pattern: str | None = None)
     for name, archive in archives.items():
         members = read_members(archive)
         paths = [member.real for member in members]
-        places = read_layout(paths, archive.name, label_pattern)
+        layout = read_layout(paths, archive.name, label_pattern)
         prefix, side = "", ""
         if len(archives) > 1:
             prefix, side = name.split(".", 1)[0] + "/", side_of_file(name)
-        for member, (split, label) in zip(members, places, strict=True):
+        for member, (split, label) in zip(members, layout, strict=True):
             path, split = prefix + member.path, split or side
             entries.append(Entry(path, label, split, "", member.sha256, name, member.name))
     check_classes({entry.label for entry in entries}, ", ".join(archives))
     return sorted(entries)
 
 
-def place(archive: Path, target: Path, own: bool) -> None:
+def put_archive(archive: Path, target: Path, own: bool) -> None:
     """Put `archive` at `target`: by a hard link if it is our `own`, else by a copy.
 
     A person's archive is never linked to: it may be written to later, or by DVC made read-only.
@@ -72,10 +72,10 @@ def place(archive: Path, target: Path, own: bool) -> None:
         copy_file(archive, target)
 
 
-def read_members(archive: Path, wanted: Callable[[str], bool] = is_image) -> list[Member]:
+def read_members(archive: Path, wanted: Callable[[str], bool] = is_image) -> list[HashedMember]:
     """The `wanted` files of the zip or tar (plain, gz, bz2, xz) `archive`, read and hashed.
 
-    What kind of archive it is, its content says, not its name. Raises `UserError` for a file
+    Its content says what kind of archive it is, not its name. Raises `UserError` for a file
     that is no archive, is damaged or encrypted, names members outside its folder or twice, has
     links for images, or grows beyond reason.
     """
@@ -90,29 +90,30 @@ def read_members(archive: Path, wanted: Callable[[str], bool] = is_image) -> lis
         return _read_members(archive, wanted)
 
 
-def _read_members(archive: Path, wanted: Callable[[str], bool]) -> list[Member]:
-    found, ignored = {}, []
+def _read_members(archive: Path, wanted: Callable[[str], bool]) -> list[HashedMember]:
+    found: dict[str, HashedMember] = {}
+    ignored: list[str] = []
     largest = max(LARGEST_GROWTH * archive.stat().st_size, LARGEST_HARMLESS)
     with progress(None, "files", f"reading {archive.name}") as bar:
-        for file in files(archive):
+        for member in iterate_members(archive):
             bar.update()
-            if file.end > largest or (file.size > LARGEST_IMAGE and is_image(file.name)):
+            if member.end > largest or (member.size > LARGEST_IMAGE and is_image(member.name)):
                 raise UserError(
-                    f"{archive} looks like an archive bomb: {file.name} ({file.size:,} bytes) "
-                    f"makes it grow to {file.end / 2**30:,.1f} GiB; do not trust it"
+                    f"{archive} looks like an archive bomb: {member.name} ({member.size:,} bytes) "
+                    f"makes it grow to {member.end / 2**30:,.1f} GiB; do not trust it"
                 )
-            path = _safe_path(file.path, archive)
+            path = _safe_path(member.path, archive)
             shown = printable(path)
-            if file.kind == "folder" or is_hidden(path):
+            if member.kind == "folder" or is_hidden(path):
                 continue
             if not wanted(path):
                 ignored.append(shown)
-            elif file.kind == "encrypted":
+            elif member.kind == "encrypted":
                 raise UserError(
                     f"{archive}: {shown} is encrypted; unpack it yourself and use "
                     "download.source: folder"
                 )
-            elif file.kind == "other":
+            elif member.kind == "other":
                 raise UserError(
                     f"{archive}: {shown} is a link or device, no file; pack it again with the "
                     "images themselves (tar -h --hard-dereference, zip without -y)"
@@ -120,7 +121,8 @@ def _read_members(archive: Path, wanted: Callable[[str], bool]) -> list[Member]:
             elif shown in found:
                 raise UserError(f"{archive} holds {shown} twice; pack it again with one of them")
             else:
-                found[shown] = Member(shown, file.name, _hash(file.blocks()), file.size, path)
+                digest = _hash(member.blocks())
+                found[shown] = HashedMember(shown, member.name, digest, member.size, path)
     report_ignored(ignored, archive.name)
     if not found:
         raise UserError(f"{archive} holds no images")

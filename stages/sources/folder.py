@@ -8,8 +8,8 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from stages.errors import UserError
 from stages.progress import progress
@@ -39,7 +39,8 @@ def folder_images(
     Raises `UserError` for a folder that is missing, empty, of one class or otherwise laid out.
     """
     folder = Path(folder)
-    names, ignored = [], []
+    names: list[str] = []
+    ignored: list[str] = []
     for name in list_files(folder):
         (names if is_image(name) else ignored).append(name)
     report_ignored([printable(name) for name in ignored], str(folder))
@@ -49,10 +50,10 @@ def folder_images(
             f"{folder}/cat/1.jpg, or choose another download.source in params.yaml"
         )
     names.sort(key=printable)
-    places = list(read_layout(names, str(folder), label_pattern))
-    check_classes({label for _, label in places}, str(folder))
+    layout = list(read_layout(names, str(folder), label_pattern))
+    check_classes({label for _, label in layout}, str(folder))
     with known_hashes(seen) as hashes, progress(len(names), "images", "reading") as bar:
-        for name, (split, label) in zip(names, places, strict=True):
+        for name, (split, label) in zip(names, layout, strict=True):
             yield folder_image(folder, name, label, split, "", hashes)
             bar.update()
 
@@ -62,7 +63,7 @@ def folder_image(
 ) -> RawImage:
     """The file `name` of `folder` as an image to pack."""
     file, path = os.path.join(folder, name), printable(name)
-    size, digest = hashes.of(path, file)
+    size, digest = hashes.size_and_sha256(path, file)
     return RawImage(path, label, split, group, size, digest, functools.partial(_read, file))
 
 
@@ -72,7 +73,7 @@ def _read(file: str) -> bytes:
 
 
 @contextmanager
-def _reading(file: str) -> Iterator[BinaryIO]:
+def _reading(file: str) -> Iterator[BufferedReader]:
     """The open image `file`; what the system has against it is a `UserError` that names it."""
     try:
         with open(file, "rb") as content:
@@ -166,7 +167,7 @@ class Hashes:
         self._lines, self._write = old, write
         self._line = next(old, None)
 
-    def of(self, path: str, file: str) -> tuple[int, bytes]:
+    def size_and_sha256(self, path: str, file: str) -> tuple[int, bytes]:
         """Size and SHA-256 of `file`, which is known as `path`."""
         while self._line and self._line[0] < path:
             self._line = next(self._lines, None)

@@ -115,8 +115,10 @@ def digits_images() -> Iterator[RawImage]:
     E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998.
     """
     # Its own file of 64 grey levels and the digit a line: importing scikit-learn takes seconds.
-    package = Path(importlib.util.find_spec("sklearn").origin).parent
-    table = np.loadtxt(package / "datasets/data/digits.csv.gz", np.uint8, delimiter=",")
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None and spec.origin is not None  # noqa: PT018  a dependency of ours
+    file = Path(spec.origin).parent / "datasets/data/digits.csv.gz"
+    table = np.loadtxt(file, np.uint8, delimiter=",")
     grey = np.rint(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     return array_images(grey, table[:, 64], DIGITS)
 
@@ -151,8 +153,8 @@ def cifar_images(path: Path) -> Iterator[RawImage]:
     files = {}
     with tarfile.open(path, "r:gz") as archive:
         for info in archive:
-            if info.isreg():
-                files[Path(info.name).name] = archive.extractfile(info).read()
+            if content := archive.extractfile(info):  # None for a folder
+                files[Path(info.name).name] = content.read()
     fine = "train.bin" in files
     names_file = "fine_label_names.txt" if fine else "batches.meta.txt"
     names = files[names_file].decode().split()
@@ -178,7 +180,7 @@ def array_images(
 
     prefix = f"{split}/" if split else ""
     folders = [f"{prefix}{name.replace('/', '-')}/" for name in names]
-    rank = np.argsort(np.argsort(folders))  # place of each class among the sorted folders
+    rank = np.argsort(np.argsort(folders))  # position of each class among the sorted folders
     with progress(len(images), "images", f"writing {split}".rstrip()) as bar:
         for row in np.argsort(rank[labels], kind="stable").tolist():
             file = io.BytesIO()

@@ -51,11 +51,11 @@ def packed_images(settings: Download, raw: Path, lock: Path) -> int | None:
 def folder_md5(folder: Path) -> str:
     """The hash by which DVC knows the folder: that of a list of its files and their hashes."""
     listed = []
-    for place, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in OS_FILES]
         for name in names:
             if name.casefold() not in (*OS_FILES, ".ds_store"):  # .dvcignore
-                path = Path(place, name)
+                path = Path(parent, name)
                 with open(path, "rb") as file:
                     md5 = hashlib.file_digest(file, "md5").hexdigest()
                 listed.append({"md5": md5, "relpath": path.relative_to(folder).as_posix()})
@@ -72,10 +72,10 @@ def _holds_files(path: str) -> bool:
         raise error  # a folder out of reach is not an empty one
 
     return any(
-        not is_hidden(os.path.relpath(os.path.join(place, name), path))
-        for place, folders, names in os.walk(path, onerror=refuse)
+        not is_hidden(os.path.relpath(os.path.join(parent, name), path))
+        for parent, folders, names in os.walk(path, onerror=refuse)
         # A link to a folder counts as a file: what it leads to is not ours to search.
-        for name in [*names, *(f for f in folders if os.path.islink(os.path.join(place, f)))]
+        for name in [*names, *(f for f in folders if os.path.islink(os.path.join(parent, f)))]
     )
 
 

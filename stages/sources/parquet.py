@@ -1,11 +1,13 @@
 """Images in parquet files: a column of image bytes and one of labels, as public hubs serve them."""
 
+import functools
 import hashlib
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from stages.errors import UserError
 from stages.parameters.download import Columns
@@ -103,14 +105,14 @@ def _file_images(file: Path, stem: str, columns: Columns) -> Iterator[RawImage]:
                     group=_group(values[group]) if group else "",
                     size=len(content),
                     sha256=hashlib.sha256(content).digest(),
-                    read=lambda content=content: content,
+                    read=functools.partial(bytes, content),  # no copy: they are bytes already
                 )
                 bar.update()
         if row + 1 != count:
             raise UserError(f"{file} is damaged: it has {row + 1:,} rows and declares {count:,}")
 
 
-def _rows(table, wanted: list[str], file: Path) -> Iterator[dict]:
+def _rows(table: Any, wanted: list[str], file: Path) -> Iterator[dict[str, Any]]:
     """The rows of the columns `wanted`, few at a time, so that large cells do not fill memory."""
     with _damage_as_user_error(file):
         rows, largest = ROWS_AT_ONCE, max(LARGEST_HARMLESS, LARGEST_GROWTH * file.stat().st_size)
@@ -150,7 +152,7 @@ def _damage_as_user_error(file: Path) -> Iterator[None]:
         ) from None
 
 
-def _content(cell, column: str, at: str) -> tuple[bytes, str]:
+def _content(cell: Any, column: str, at: str) -> tuple[bytes, str]:
     """The bytes of the image in `cell`, and its name if it has one."""
     name = ""
     if isinstance(cell, dict):
@@ -161,7 +163,7 @@ def _content(cell, column: str, at: str) -> tuple[bytes, str]:
     return cell, name
 
 
-def _safe_name(path) -> str:
+def _safe_name(path: object) -> str:
     """The path that a file gives an image, as one that leads downwards only."""
     if not isinstance(path, str):
         return ""
@@ -169,7 +171,7 @@ def _safe_name(path) -> str:
     return printable("/".join(parts))[-LONGEST_NAME:].lstrip("/")
 
 
-def _label(value, names: list[str] | None, column: str, at: str) -> str:
+def _label(value: Any, names: list[str] | None, column: str, at: str) -> str:
     number = isinstance(value, int) and not isinstance(value, bool)
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
@@ -180,11 +182,11 @@ def _label(value, names: list[str] | None, column: str, at: str) -> str:
     return read_label(names[value] if names else str(value), at)
 
 
-def _group(value) -> str:
+def _group(value: object) -> str:
     return "" if value is None else printable(str(value))
 
 
-def _image_column(schema, name: str, file: Path) -> str:
+def _image_column(schema: Any, name: str, file: Path) -> str:
     """The column `name`, or if there is none the only one that can hold image bytes."""
     import pyarrow as pa
 
@@ -204,7 +206,7 @@ def _image_column(schema, name: str, file: Path) -> str:
     return _column(schema, "file", name, file)
 
 
-def _column(schema, key: str, name: str, file: Path) -> str:
+def _column(schema: Any, key: str, name: str, file: Path) -> str:
     if schema.names.count(name) != 1:
         problem = f"{schema.names.count(name)} columns" if name in schema.names else "no column"
         raise UserError(
@@ -214,7 +216,7 @@ def _column(schema, key: str, name: str, file: Path) -> str:
     return name
 
 
-def _class_names(schema, label: str) -> list[str] | None:
+def _class_names(schema: Any, label: str) -> list[str] | None:
     """Names of the numbers in the column `label`, from the metadata of Hugging Face files."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

@@ -3,6 +3,9 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +50,13 @@ def left_out(sides: np.ndarray, *twins: np.ndarray) -> np.ndarray:
     return np.stack([rows, others], axis=1)
 
 
-def lines(issue: str, pairs: np.ndarray, images: pa.Table, sides: np.ndarray, distances=None):
+def lines(
+    issue: str,
+    pairs: np.ndarray,
+    images: pa.Table,
+    sides: np.ndarray,
+    distances: np.ndarray | None = None,
+) -> Iterator[tuple[str, ...]]:
     """Yield the lines (`ISSUES_COLUMNS`) for the first `LISTED` of `pairs`."""
     pairs = pairs[:LISTED]
     ids, paths, labels = (
@@ -81,7 +90,9 @@ def _name(side: int) -> str:
 COMMON = 10  # modes, formats and reasons that are named; the others are summed up
 
 
-def summarise(images: pa.Table, classes: list[str], sides: np.ndarray, reasons: list[str]) -> dict:
+def summarise(
+    images: pa.Table, classes: list[str], sides: np.ndarray, reasons: list[str]
+) -> dict[str, Any]:
     """Counts of images and bytes by side and class, sizes, modes, formats, rejects.
 
     `images` has the columns label, width, height, mode, format, bytes; `sides` int8 (n,);
@@ -92,7 +103,7 @@ def summarise(images: pa.Table, classes: list[str], sides: np.ndarray, reasons: 
     used = [side for side in range(len(SIDES)) if side != EXTRA or (sides == EXTRA).any()]
     count = {s: np.bincount(labels[sides == s], minlength=len(classes)) for s in used}
     volume = np.bincount(labels, sizes, minlength=len(classes))
-    per_class = sum(count.values())
+    per_class = np.sum([*count.values()], axis=0)
     return {
         "images": {"total": len(images)} | {SIDES[s]: int(count[s].sum()) for s in used},
         "bytes": {"total": int(sizes.sum())}
@@ -115,7 +126,7 @@ def summarise(images: pa.Table, classes: list[str], sides: np.ndarray, reasons: 
     }
 
 
-def write_summary(summary: dict, path) -> None:
+def write_summary(summary: dict[str, Any], path: Path) -> None:
     """Write JSON with one line a class, so that a diff shows the classes that changed."""
     sections = []
     for name, section in summary.items():
@@ -128,7 +139,7 @@ def write_summary(summary: dict, path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _line(value) -> str:
+def _line(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 

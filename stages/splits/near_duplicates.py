@@ -6,7 +6,7 @@ than 1 - `DISTANCE`. On MNIST and CIFAR-10 copies saved again as JPEG of quality
 and shrunk back, lie below that distance, and next to no two different images do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -108,7 +108,7 @@ def _crowded(hashes: np.ndarray, band: np.uint64) -> np.ndarray:
     return sizes[group] > CROWDED
 
 
-def _candidates(hashes: np.ndarray, rank: np.ndarray):
+def _candidates(hashes: np.ndarray, rank: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield int64 arrays (left, right) of images of different rank whose hashes are close."""
     usable = np.flatnonzero(rank >= 0)
     lefts, rights, waiting = [], [], 0
@@ -176,7 +176,7 @@ class _Comparison:
         close = distances <= limit[possible]
         return pairs[close], distances[close].clip(0)
 
-    def _portions(self, items: np.ndarray):
+    def _portions(self, items: np.ndarray) -> Iterator[np.ndarray]:
         if not len(items):
             return
         size = max(1, BYTES_AT_A_TIME // (4 * self._read(np.zeros(1, np.int64)).size))

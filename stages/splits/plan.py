@@ -45,7 +45,7 @@ def unit_names(files: pa.ChunkedArray, groups: pa.ChunkedArray) -> pa.ChunkedArr
 
     The file and not its pixels, so that images keep their side when they are processed in
     another size or colour, and results before and after can be compared. Identical images of
-    different groups are left to `leaks`: joining them would chain whole data sets together
+    different groups are left to `leaking`: joining them would chain whole data sets together
     through one blank image.
     """
     alone = pc.equal(groups, "")
@@ -203,7 +203,7 @@ def plan_sides(
     Declared sides are kept. A side that is declared for any image takes no others; the rest
     is drawn from the images without a declared side, or, where all have one, from the
     declared training images, and `val` and `test` are shares of these. Images with a twin
-    on a side that is held back more are left out (see `leaks`).
+    on a side that is held back more are left out (see `leaking`).
 
     `relatives` int64 (n,), if given, are numbers that near-duplicates share (see
     `near_duplicates.components`): they stay on one side too. `stratified` draws them, and the
@@ -235,13 +235,13 @@ def plan_sides(
     shares = {TEST: test, VAL: val}
     shares = {side: share for side, share in shares.items() if not (declared == side).any()}
     drawn = np.flatnonzero(pool & (sides == TRAIN))
-    members, unit_of = np.unique(units[drawn], return_inverse=True)
-    places = positions(names.take(pa.array(members)), seed)
+    drawn_units, unit_of = np.unique(units[drawn], return_inverse=True)
+    drawn_positions = positions(names.take(pa.array(drawn_units)), seed)
     if method == "hash":
-        unit_sides = by_hash(places, shares)
+        unit_sides = by_hash(drawn_positions, shares)
     else:
         strata = majority(unit_of, labels[drawn])
-        unit_sides = stratified(places, strata, np.bincount(unit_of), shares)
+        unit_sides = stratified(drawn_positions, strata, np.bincount(unit_of), shares)
     sides[drawn] = unit_sides[unit_of]
     # Twins, identical in pixels but not as files, may have been drawn apart.
     sides[leaking(sides, pixels) | leaking(sides, kin)] = LEFT_OUT

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from stages.errors import UserError
 from stages.store.names import printable
@@ -33,7 +33,7 @@ LARGEST_TAR_HEADER = 2**20
 LARGEST_XZ = 2**28
 
 # How a compressed tar begins, and what unpacks it.
-COMPRESSED: dict[bytes, Callable] = {
+COMPRESSED: dict[bytes, Callable[[], Any]] = {
     b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),
     b"BZh": bz2.BZ2Decompressor,
     b"\xfd7zXZ\0": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LARGEST_XZ),
@@ -62,7 +62,7 @@ DAMAGE = (
 )
 
 
-class File(NamedTuple):
+class Member(NamedTuple):
     """A member of an archive, by its printable `name`; `path` is the real one, with / for \\.
 
     `end` is how far the archive has grown when this one is unpacked. `blocks` gives the content,
@@ -103,27 +103,28 @@ def read_archive(
     names = {printable(name): name for name in members}
     left = len(names)
     with damage_as_user_error(path, remedy):
-        for file in files(path, names):
-            if file.kind == "file" and file.name in names:
-                yield names[file.name], b"".join(file.blocks())
+        for member in iterate_members(path, names):
+            if member.kind == "file" and member.name in names:
+                yield names[member.name], b"".join(member.blocks())
                 left -= 1
                 if not left:
                     return
         raise Damage(f"{left} of its files are gone")
 
 
-def files(path: Path, members: Collection[str] | None = None) -> Iterator[File]:
+def iterate_members(path: Path, wanted: Collection[str] | None = None) -> Iterator[Member]:
     """The members of the zip or tar (plain, gz, bz2, xz) `path`, in the order they lie in it.
 
-    What kind of archive it is, its first bytes say. With `members`, only these need come; without,
-    the archive is checked as a whole. Raises one of `DAMAGE`, or `UserError` for another file.
+    Its first bytes say what kind of archive it is. With `wanted` (printable names), only these need
+    come; without, the archive is checked as a whole. Raises one of `DAMAGE`, or `UserError` for
+    another file.
     """
     with open(path, "rb") as file:
         head = file.read(512)
     if head.startswith(b"PK"):
-        return _zip_files(path, members)
+        return _zip_members(path, wanted)
     if head[257:262] == b"ustar" or head.startswith(tuple(COMPRESSED)):
-        return _tar_files(path, head)
+        return _tar_members(path, head)
     raise UserError(
         f"{printable(str(path))} is neither a zip nor a tar archive; it starts with {head[:16]!r}"
     )
@@ -132,35 +133,37 @@ def files(path: Path, members: Collection[str] | None = None) -> Iterator[File]:
 # Zip
 
 
-def _zip_files(path: Path, members: Collection[str] | None) -> Iterator[File]:
+def _zip_members(path: Path, wanted: Collection[str] | None) -> Iterator[Member]:
     with open(path, "rb", READ_AHEAD) as file:
         _check_directory_size(file)
         with zipfile.ZipFile(path) as archive:
             infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
-            if members is None:
+            if wanted is None:
                 _check_end(file, archive.start_dir, len(infos))
-                place = 0
+                offset = 0
             else:
-                infos = [info for info in infos if printable(info.filename) in members]
-                place = None
+                infos = [info for info in infos if printable(info.filename) in wanted]
+                offset = None
             end = 0
             for info in infos:
-                if place is not None and not 0 <= info.header_offset - place <= 24:
+                if offset is not None and not 0 <= info.header_offset - offset <= 24:
                     # Up to 24 bytes may repeat sizes after a member that was written as a stream.
                     raise Damage(
-                        f"at byte {place:,} lies no member that its directory names, but the next "
+                        f"at byte {offset:,} lies no member that its directory names, but the next "
                         f"begins at byte {info.header_offset:,} (a part is missing, comes twice, "
                         "or another archive stands before it)"
                     )
                 start = _local_header(file, info)
-                place = start + info.compress_size if place is not None else None
+                offset = start + info.compress_size if offset is not None else None
                 end += info.file_size
-                yield _zip_file(archive, file, info, start, end)
-            if place is not None and not 0 <= archive.start_dir - place <= 24:
-                raise Damage(f"bytes {place:,} to {archive.start_dir:,} belong to no member")
+                yield _zip_member(archive, file, info, start, end)
+            if offset is not None and not 0 <= archive.start_dir - offset <= 24:
+                raise Damage(f"bytes {offset:,} to {archive.start_dir:,} belong to no member")
 
 
-def _zip_file(archive, file: BinaryIO, info: zipfile.ZipInfo, start: int, end: int) -> File:
+def _zip_member(
+    archive: zipfile.ZipFile, file: BinaryIO, info: zipfile.ZipInfo, start: int, end: int
+) -> Member:
     mode = stat.S_IFMT(info.external_attr >> 16)
     kind = "file" if mode in (0, stat.S_IFREG) else "other"
     if info.flag_bits & 1:
@@ -175,7 +178,7 @@ def _zip_file(archive, file: BinaryIO, info: zipfile.ZipInfo, start: int, end: i
         return _checked(_library_blocks(archive, info), info)
 
     path = info.filename.replace("\\", "/")  # some Windows programs write these
-    return File(printable(info.filename), path, kind, info.file_size, end, blocks)
+    return Member(printable(info.filename), path, kind, info.file_size, end, blocks)
 
 
 def _local_header(file: BinaryIO, info: zipfile.ZipInfo) -> int:
@@ -268,75 +271,88 @@ def _check_directory_size(file: BinaryIO) -> None:
         raise Damage(f"its directory claims {directory:,} bytes")
 
 
-def _check_end(file: BinaryIO, place: int, count: int) -> None:
-    """Go through the directory at `place`: `count` members, then its end and nothing but zeros."""
+def _check_end(file: BinaryIO, offset: int, count: int) -> None:
+    """Go through the directory at `offset`: `count` members, then its end and nothing but zeros."""
 
     def record(size: int) -> bytes:
-        file.seek(place)
+        file.seek(offset)
         content = file.read(size)
         if len(content) < size:
-            raise Damage(f"its directory is cut short at byte {place:,}")
+            raise Damage(f"its directory is cut short at byte {offset:,}")
         return content
 
     for _ in range(count):
         entry = record(46)
         if entry[:4] != b"PK\1\2":
-            raise Damage(f"its directory is damaged at byte {place:,}")
-        place += 46 + sum(struct.unpack("<3H", entry[28:34]))
+            raise Damage(f"its directory is damaged at byte {offset:,}")
+        offset += 46 + sum(struct.unpack("<3H", entry[28:34]))
     total = None
     if record(4) == b"PK\6\6":
         large = record(56)
         total = int.from_bytes(large[32:40], "little")
-        place += 12 + int.from_bytes(large[4:12], "little")
+        offset += 12 + int.from_bytes(large[4:12], "little")
         if record(4) != b"PK\6\7":
-            raise Damage(f"its directory is damaged at byte {place:,}")
-        place += 20
+            raise Damage(f"its directory is damaged at byte {offset:,}")
+        offset += 20
     last = record(22)
     if last[:4] != b"PK\5\6":
-        raise Damage(f"its directory is damaged at byte {place:,}")
+        raise Damage(f"its directory is damaged at byte {offset:,}")
     short = int.from_bytes(last[10:12], "little")
     if short != (count if total is None else min(total, 0xFFFF)) and short != count % 2**16:
         raise Damage(f"its directory names {count:,} members and counts {short:,}")
     if total is not None and total != count:
         raise Damage(f"its directory names {count:,} members and counts {total:,}")
-    place += 22 + int.from_bytes(last[20:22], "little")
-    file.seek(place)
-    _check_padding(file, place)
+    offset += 22 + int.from_bytes(last[20:22], "little")
+    file.seek(offset)
+    _check_padding(file, offset)
 
 
 # Tar
 
 
-def _tar_files(path: Path, head: bytes) -> Iterator[File]:
+# How tarfile tells the end of an archive; its type stubs leave them out.
+_BLANK_HEADER: type[Exception] = tarfile.EOFHeaderError  # type: ignore[attr-defined]
+_NO_HEADER: type[Exception] = tarfile.EmptyHeaderError  # type: ignore[attr-defined]
+
+
+class _ForgetfulTar(tarfile.TarFile):
+    members: list[tarfile.TarInfo]  # every header that it has read, which would fill the memory
+
+
+def _tar_members(path: Path, head: bytes) -> Iterator[Member]:
     with open(path, "rb") as plain:
-        file: BinaryIO | _Forwards = plain
+        file: BinaryIO = plain
         for magic, new in COMPRESSED.items():
             if head.startswith(magic):
-                file = _Forwards(_unpacked(plain, magic, new))
+                # It has all that tarfile asks for.
+                file = cast(BinaryIO, _Forwards(_unpacked(plain, magic, new)))
         archive, last = None, ""
         try:
-            with tarfile.TarFile(fileobj=file, tarinfo=_StrictHeader) as archive:
+            with _ForgetfulTar(fileobj=file, tarinfo=_StrictHeader) as archive:
                 for info in archive:
-                    archive.members.clear()  # tarfile remembers every header it has seen
+                    archive.members.clear()
                     last = printable(info.name)
                     if info.size < 0:
                         raise Damage("a size is negative")
                     kind = "file" if info.isreg() else "folder" if info.isdir() else "other"
                     end = info.offset_data + info.size
                     content = functools.partial(_tar_blocks, archive, info)
-                    yield File(last, info.name, kind, info.size, end, content)
-                place = archive.offset + tarfile.BLOCKSIZE
-            file.seek(place)  # the end is two blocks of zeros, of which tarfile has read one
+                    yield Member(last, info.name, kind, info.size, end, content)
+                offset = archive.offset + tarfile.BLOCKSIZE
+            file.seek(offset)  # the end is two blocks of zeros, of which tarfile has read one
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise EOFError("it is cut short, or a header is blank")
-            _check_padding(file, place + tarfile.BLOCKSIZE)
+            _check_padding(file, offset + tarfile.BLOCKSIZE)
         except DAMAGE as error:
             after = f"after {last}, byte {archive.offset:,}" if archive else "in its first header"
             raise Damage(f"{str(error) or type(error).__name__} ({after})") from None
 
 
 def _tar_blocks(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
-    with archive.extractfile(info) as content:
+    content = archive.extractfile(info)
+    if content is None:
+        raise Damage(f"{printable(info.name)} is no regular file")
+    with content:
         left = info.size
         while left:
             block = content.read(min(left, BLOCK))
@@ -350,12 +366,12 @@ class _StrictHeader(tarfile.TarInfo):
     """To tarfile, a bad header is the end of the archive; here it is damage."""
 
     @classmethod
-    def frombuf(cls, buf, encoding, errors):
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_StrictHeader":
         try:
             header = super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:  # a block of zeros
+        except _BLANK_HEADER:
             raise
-        except tarfile.EmptyHeaderError:
+        except _NO_HEADER:
             raise tarfile.ReadError("it is cut short: it has no end mark") from None
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"the next header is damaged: {error}") from None
@@ -363,10 +379,10 @@ class _StrictHeader(tarfile.TarInfo):
             raise tarfile.ReadError(f"the next header claims {header.size:,} bytes")
         return header
 
-    def _proc_member(self, tarfile_):
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         try:
-            return super()._proc_member(tarfile_)
-        except tarfile.EOFHeaderError:
+            return super()._proc_member(archive)  # type: ignore[misc]  # tarfile's own hook
+        except _BLANK_HEADER:
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"the next header is damaged: {error}") from None
@@ -385,7 +401,7 @@ class _Forwards:
     """`blocks` of bytes as a file that is read from its start to its end."""
 
     def __init__(self, blocks: Iterator[bytes]):
-        self._blocks, self._block, self._at, self._place = blocks, b"", 0, 0
+        self._blocks, self._block, self._at, self._offset = blocks, b"", 0, 0
 
     def read(self, size: int) -> bytes:
         parts = []
@@ -396,26 +412,26 @@ class _Forwards:
                     break
             part = self._block[self._at : self._at + size]
             self._at += len(part)
-            self._place += len(part)
+            self._offset += len(part)
             size -= len(part)
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def tell(self) -> int:
-        return self._place
+        return self._offset
 
-    def seek(self, place: int) -> int:
-        if place < self._place:
-            raise Damage(f"a header points back to byte {place:,}")
-        while place > self._place and self.read(min(place - self._place, BLOCK)):
+    def seek(self, offset: int) -> int:
+        if offset < self._offset:
+            raise Damage(f"a header points back to byte {offset:,}")
+        while offset > self._offset and self.read(min(offset - self._offset, BLOCK)):
             pass
-        return self._place
+        return self._offset
 
     def seekable(self) -> bool:
         return True
 
 
-def _unpacked(file: BinaryIO, magic: bytes, new: Callable) -> Iterator[bytes]:
+def _unpacked(file: BinaryIO, magic: bytes, new: Callable[[], Any]) -> Iterator[bytes]:
     """The compressed `file`, whose streams begin with `magic`, unpacked; zeros may follow them."""
     data = file.read(BLOCK)
     while data:
@@ -445,13 +461,13 @@ def _unpacked(file: BinaryIO, magic: bytes, new: Callable) -> Iterator[bytes]:
                 data += file.read(BLOCK)
 
 
-def _check_padding(file, place: int) -> None:
-    """Nothing but zeros, and not many, may follow at `place`, where `file` stands."""
-    start = place
+def _check_padding(file: BinaryIO, offset: int) -> None:
+    """Nothing but zeros, and not many, may follow at `offset`, where `file` stands."""
+    start = offset
     while block := file.read(BLOCK):
         if rest := block.lstrip(b"\0"):
-            place += len(block) - len(rest)
-            raise Damage(f"at byte {place:,} something else follows its end")
-        place += len(block)
-        if place - start > LARGEST_PADDING:
+            offset += len(block) - len(rest)
+            raise Damage(f"at byte {offset:,} something else follows its end")
+        offset += len(block)
+        if offset - start > LARGEST_PADDING:
             raise Damage(f"more than {LARGEST_PADDING:,} zeros follow its end at byte {start:,}")

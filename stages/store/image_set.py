@@ -1,5 +1,6 @@
 """The images of one side of the split: ids, labels and where their pixels are."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,10 +35,10 @@ class ImageSet:
         """Images `start` to `stop`, uint8 (n, height, width, channels)."""
         return self.pixels.take(self.rows[start:stop])
 
-    def batches(self, size: int):
-        """Yield all images in order, `size` at a time, as `images` does."""
-        for start in range(0, len(self), size):
-            yield self.images(start, start + size)
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        """Yield all images in order, `batch_size` at a time, as `images` does."""
+        for start in range(0, len(self), batch_size):
+            yield self.images(start, start + batch_size)
 
 
 def load_image_set(processed: str | Path, split: str | Path) -> ImageSet:
