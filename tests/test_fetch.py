@@ -2,13 +2,14 @@
 
 import hashlib
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from stages.errors import UserError
-from stages.sources.fetch import fetch
+from stages.sources.fetch import fetch, fetch_bytes
 from stages.store.blobs import file_sha256
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
@@ -144,6 +145,28 @@ def test_a_server_that_always_drops_the_connection_is_one_clear_line(server, tmp
 def test_a_busy_server_is_asked_again(server, tmp_path):
     server.status = [503, 429]
     assert get(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_busy_server_is_left_alone_as_long_as_it_asks(server, tmp_path):
+    server.status, server.headers = [503], {"Retry-After": "1"}
+    started = time.monotonic()
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert time.monotonic() - started >= 1
+
+
+def test_a_file_in_memory_is_asked_for_with_the_same_patience(server):
+    server.status, server.drop_after = [503, 429], [10, 10]
+    assert fetch_bytes(server.url, len(CONTENT), pause=0.001) == CONTENT
+    before = len(server.requests)
+    server.status = [404]
+    with pytest.raises(OSError, match="the server answers 404"):
+        fetch_bytes(server.url, len(CONTENT), pause=0.001)
+    assert len(server.requests) == before + 1
+    with pytest.raises(OSError, match="larger than"):
+        fetch_bytes(server.url, len(CONTENT) - 1, pause=0.001)
+    server.drop_after = [10] * 9
+    with pytest.raises(OSError, match=r"\(tried 5 times\)$"):
+        fetch_bytes(server.url, len(CONTENT), pause=0.001)
 
 
 def test_a_missing_file_is_not_asked_for_again(server, tmp_path):

@@ -138,7 +138,7 @@ def test_urls_are_fetched(run, photos):
     assert (found["predicted"], found["error"]) == ("red", "")
     assert (missing["predicted"], "404" in missing["error"]) == ("", True)
     assert code == 1
-    assert f"unreadable: {address}/9.jpg: 404" in err
+    assert f"unreadable: {address}/9.jpg: the server answers 404" in err
 
 
 def test_unreadable_images_are_reported_and_the_others_done(run, photos):

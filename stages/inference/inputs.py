@@ -4,7 +4,6 @@ and decoded as in training, in threads while the model works."""
 import glob
 import os
 import stat
-import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 
 from stages.images.decode import UnreadableImage, decode
 from stages.parameters.pixels import PixelSettings
+from stages.sources.fetch import fetch_bytes
 from stages.sources.layout import clean_label, is_hidden, is_image
 
 # What to classify: files, folders, globs, URLs and lists, as one sequence of image files.
@@ -23,7 +23,6 @@ from stages.sources.layout import clean_label, is_hidden, is_image
 
 # Larger files are no photos, and a server may send without end.
 MAX_BYTES = 512 * 2**20
-TIMEOUT = 30  # seconds without a sign of life
 
 
 class Input(NamedTuple):
@@ -55,7 +54,7 @@ def read_input(name: str) -> bytes:
     if name.startswith("file://"):
         name = url2pathname(name.removeprefix("file://"))
     try:
-        return _fetch(name) if "://" in name else _read(name)
+        return fetch_bytes(name, MAX_BYTES) if "://" in name else _read(name)
     except OSError:
         raise
     except Exception as error:  # a name that is none, and each store's library has its own
@@ -121,38 +120,6 @@ def _walk(folder: str, report: Callable[[OSError], None]) -> Iterator[tuple[str,
         seen.update(os.path.realpath(os.path.join(parent, name)) for name in folders)
         names = [name for name in sorted(files) if is_image(name) and not is_hidden(name)]
         yield parent, [os.path.join(parent, name) for name in names]
-
-
-_of_thread = threading.local()
-
-
-def _fetch(url: str) -> bytes:
-    if not url.startswith(("http://", "https://")):
-        import fsspec
-
-        with fsspec.open(url, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise OSError(f"larger than {MAX_BYTES // 2**20} MiB")
-        return content
-    import requests
-
-    if not hasattr(_of_thread, "session"):
-        retries = requests.adapters.Retry(
-            4, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504)
-        )
-        _of_thread.session = requests.Session()
-        for scheme in ("http://", "https://"):
-            adapter = requests.adapters.HTTPAdapter(max_retries=retries)
-            _of_thread.session.mount(scheme, adapter)
-    with _of_thread.session.get(url, timeout=TIMEOUT, stream=True) as response:
-        response.raise_for_status()
-        content = bytearray()
-        for block in response.iter_content(2**16):
-            content += block
-            if len(content) > MAX_BYTES:
-                raise OSError(f"larger than {MAX_BYTES // 2**20} MiB")
-    return bytes(content)
 
 
 # Image files to batches of pixels, decoded in threads while the model works.

@@ -1,9 +1,13 @@
-"""Files from elsewhere: fetched once, resumed when broken off, verified before use."""
+"""Files from elsewhere: fetched once, resumed when broken off, verified before use.
+
+All of the project that reads an address goes through here: one client, one way to try again.
+"""
 
 import hashlib
 import json
 import posixpath
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +28,7 @@ HTTP_BLOCK = 2**16  # at most so much of what has come is lost with a connection
 TRIES = 5
 # Seconds before the second try; doubled for each one after.
 PAUSE = 1.0
+LONGEST_PAUSE = 60.0  # seconds, however long a busy server asks for
 TIMEOUT = 30  # seconds without a sign of life
 HEADERS = {"User-Agent": "image-classification-pipeline", "Accept-Encoding": "identity"}
 
@@ -79,12 +84,60 @@ def _fetch(mirrors: Sequence[str], path: Path, sha256: str | None, pause: float)
     raise UserError("could not fetch " + "; ".join(errors))
 
 
-class _Failed(Exception):
-    """A mirror cannot deliver; `final` when asking again is of no use."""
+def fetch_bytes(url: str, most_bytes: int, pause: float = PAUSE) -> bytes:
+    """The content of the file at `url`, in memory; as patient as `fetch`, and from the same places.
 
-    def __init__(self, reason: str, final: bool = False):
+    Raises `OSError` if it does not come or has more than `most_bytes`, and `UserError` for an
+    address of a kind that nothing here can read.
+    """
+    patience = _Patience(pause)
+    while True:
+        try:
+            opened, content = _open(url, 0, None), bytearray()
+            for block in opened.blocks:
+                content += block
+                if len(content) > most_bytes:
+                    raise OSError(f"larger than {most_bytes // 2**20} MiB")
+            if opened.size is not None and len(content) != opened.size:
+                raise _Failed(f"broke off after {len(content):,} of {opened.size:,} bytes")
+            return bytes(content)
+        except _Failed as error:
+            try:
+                patience.wait_after(error)
+            except _Failed as last:
+                raise OSError(str(last)) from None
+
+
+class _Failed(Exception):
+    """A mirror cannot deliver; `final` when asking again is of no use.
+
+    `pause` is for how many seconds the server wants to be left alone.
+    """
+
+    def __init__(self, reason: str, final: bool = False, pause: float = 0.0):
         super().__init__(reason)
-        self.final = final
+        self.final, self.pause = final, pause
+
+
+class _Patience:
+    """When to ask again after a failure, and when to give up.
+
+    `furthest` is how many bytes of the file there are: to gain some starts the count anew.
+    """
+
+    def __init__(self, pause: float, furthest: int = 0):
+        self._pause, self._furthest, self._tries = pause, furthest, 0
+
+    def wait_after(self, error: _Failed, reached: int = 0) -> None:
+        """Sleep until it is time to ask again; raises `_Failed` if there is no use in it."""
+        if error.final:
+            raise error
+        self._tries = 0 if reached > self._furthest else self._tries + 1
+        self._furthest = max(self._furthest, reached)
+        if self._tries >= TRIES:
+            kept = f"; {reached:,} bytes are kept, run again to continue" if reached else ""
+            raise _Failed(f"{error} (tried {self._tries} times{kept})")
+        time.sleep(max(self._pause * 2 ** max(self._tries - 1, 0), error.pause))
 
 
 class _Opened(NamedTuple):
@@ -98,7 +151,7 @@ class _Opened(NamedTuple):
 
 def _transfer(url: str, part: Path, sha256: str | None, pause: float) -> str:
     """Fetch `url` into the file `part`; return its SHA-256. Raises `_Failed`."""
-    furthest, tries = part.stat().st_size if part.exists() else 0, 0
+    patience = _Patience(pause, part.stat().st_size if part.exists() else 0)
     while True:
         resumed = part.exists() and part.stat().st_size > 0
         try:
@@ -108,20 +161,11 @@ def _transfer(url: str, part: Path, sha256: str | None, pause: float) -> str:
                 _version_file(part).unlink(missing_ok=True)
                 return found
             part.unlink()
+            # What was resumed may be of two versions: the whole may still be what is expected.
             reason = f"has sha256 {found}, not {sha256} as expected; the file there is another one"
-            if not resumed:
-                raise _Failed(reason, final=True)
+            raise _Failed(reason, final=not resumed)
         except _Failed as error:
-            if error.final:
-                raise
-            reason = str(error)
-        reached = part.stat().st_size if part.exists() else 0
-        tries = 0 if reached > furthest else tries + 1
-        furthest = max(furthest, reached)
-        if tries >= TRIES:
-            kept = f"; {reached:,} bytes are kept, run again to continue" if reached else ""
-            raise _Failed(f"{reason} (tried {tries} times{kept})")
-        time.sleep(pause * 2 ** max(tries - 1, 0))
+            patience.wait_after(error, part.stat().st_size if part.exists() else 0)
 
 
 def _continue(url: str, part: Path, pinned: bool) -> None:
@@ -131,8 +175,7 @@ def _continue(url: str, part: Path, pinned: bool) -> None:
     version = _read_version(version_file, url)
     if not pinned and version is None:
         start = 0  # nothing would tell whether the rest belongs to the same version
-    open_ = _open_http if urlsplit(url).scheme in ("http", "https") else _open_fsspec
-    opened = open_(url, start, None if pinned else version)
+    opened = _open(url, start, None if pinned else version)
     with replace_file(version_file) as new:
         new.write_text(json.dumps({"url": url, "version": opened.version}))
     with (
@@ -163,17 +206,28 @@ def _version_file(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
+def _open(url: str, start: int, version: str | None) -> _Opened:
+    """Begin to read `url` from byte `start` on, or from 0 if it is not `version` any more."""
+    is_http = urlsplit(url).scheme in ("http", "https")
+    return (_open_http if is_http else _open_fsspec)(url, start, version)
+
+
+_of_thread = threading.local()
+
+
 def _open_http(url: str, start: int, version: str | None) -> _Opened:
     import requests
     import urllib3
 
+    if not hasattr(_of_thread, "session"):  # keeps the connection for the next file
+        _of_thread.session = requests.Session()
     headers = dict(HEADERS)
     if start:
         headers["Range"] = f"bytes={start}-"
         if version:
             headers["If-Range"] = version
     try:
-        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+        response = _of_thread.session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
     except (requests.exceptions.InvalidURL, requests.TooManyRedirects, UnicodeError) as error:
         raise _Failed(str(error), final=True) from None
     except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
@@ -182,7 +236,9 @@ def _open_http(url: str, start: int, version: str | None) -> _Opened:
         return _open_http(url, 0, None)
     if not response.ok:
         final = response.status_code < 500 and response.status_code not in (408, 425, 429)
-        raise _Failed(f"the server answers {response.status_code} {response.reason}", final)
+        asked = response.headers.get("Retry-After", "")
+        wait = min(float(asked), LONGEST_PAUSE) if re.fullmatch("[0-9]{1,9}", asked) else 0.0
+        raise _Failed(f"the server answers {response.status_code} {response.reason}", final, wait)
     begins = 0
     if response.status_code == 206:
         content_range = response.headers.get("Content-Range", "")
