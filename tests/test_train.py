@@ -16,6 +16,7 @@ from training_workspace import make_workspace, outputs, pictures, set_parameters
 
 from stages import train
 from stages.errors import UserError
+from stages.files import PRETRAINED
 from stages.store.image_set import load_image_set
 from stages.store.model import load_model, read_info
 from stages.training.checkpoint import Checkpoint
@@ -346,14 +347,16 @@ def test_a_random_backbone_is_not_frozen(workspace, tmp_path, monkeypatch):
     set_parameters(folder, model=model)
     train.main()
     shape, own = (18, 18, 1), stages.architectures.build_model
-    own("own", shape, 3).get_layer("backbone").save_weights("backbone.weights.h5")
+    weights = PRETRAINED / "backbone.weights.h5"
+    weights.parent.mkdir()
+    own("own", shape, 3).get_layer("backbone").save_weights(weights)
     set_parameters(
         folder,
-        model=model | {"weights": "backbone.weights.h5"},
+        model=model | {"weights": str(weights)},
         train={"fine_tune": {"frozen_epochs": 1}},
     )
     train.main()
-    assert read_info("models/model.keras")["train"]["epochs"] == 3
+    assert read_info("models/model.keras").train["epochs"] == 3
 
 
 def test_the_model_takes_raw_pixels_and_tells_how_it_was_made(workspace):
@@ -502,7 +505,14 @@ def sizes_first(size):
         (sizes_first(19), "size = 19 is more than the 18x18 of the images"),
         (sizes_first(5), "size = 5 is too small for the net gap"),
         ({"model": {"settings": {"filters": [10**6] * 3}}}, "training its weights takes more than"),
-        ({"model": {"weights": "nowhere.h5"}}, "there is no file nowhere.h5"),
+        (
+            {"model": {"weights": f"{PRETRAINED}/nowhere.h5"}},
+            f"there is no file {PRETRAINED}/nowhere.h5",
+        ),
+        (
+            {"model": {"weights": "own.h5"}},
+            f"own.h5 is not in {PRETRAINED}/, whose files DVC watches: copy it there",
+        ),
         ({"train": {"optimizer": {"groups": [{"match": "stem"}]}}}, "no weight's path has 'stem'"),
     ],
 )
@@ -594,7 +604,7 @@ def test_every_setting_trains(workspace, name):
     model, info = load_model("models/model.keras")
     images, _ = pictures(30, 3, seed=4)
     np.testing.assert_allclose(model.predict(images, verbose=0).sum(axis=1), 1, atol=1e-5)
-    assert info["train"]["precision"] == settings.get("precision", "float32")
+    assert info.train["precision"] == settings.get("precision", "float32")
     saved = list((folder / "models/epochs").glob("*.h5"))
     assert len(saved) == (4 if settings.get("save_epochs") else 0)
 
