@@ -49,7 +49,8 @@ def reset(seed: int, precision: str) -> None:
     """Forget earlier Keras models' names, seed every generator, compute in `precision`."""
     import keras
 
-    keras.utils.clear_session()
+    # Without the search for garbage, which takes most of a second: it walks all that TensorFlow is.
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(POLICIES[precision])
 
