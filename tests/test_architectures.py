@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stages.architectures import _weights, adapt_model, build_model, names, portable
+from stages.architectures import _build, adapt_model, build_model, names, portable
 from stages.architectures._layers import FusedBatchNormalization, MatmulGradientConv2D
 from stages.architectures.backbone import _find, _preprocess, networks
 from stages.errors import UserError
@@ -192,7 +192,7 @@ def test_what_cannot_be_built_is_one_clear_error(arguments, message):
 
 
 def test_a_net_of_absurd_depth_is_refused_while_it_is_built(monkeypatch):
-    monkeypatch.setattr(_weights, "TENSORS", 40)
+    monkeypatch.setattr(_build, "TENSORS", 40)
     with pytest.raises(UserError, match="more than 40 weights of layers; make it less deep"):
         build_model("residual", (32, 32, 3), 4, {"blocks": 10**9, "widths": [2]})
 

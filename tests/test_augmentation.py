@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from stages.augmentation import Augmentation
 from stages.augmentation.randaugment import OPERATIONS, apply
-from stages.augmentation.transforms import flip_and_crop, resample
+from stages.augmentation.transforms import Fill, flip_and_crop, resample
 from stages.errors import UserError
 from stages.parameters.augment import Augment
 
@@ -148,11 +148,11 @@ def test_crops_move_by_at_most_the_padding_in_both_directions():
 def test_fill_modes_are_the_same_for_crops_and_for_shifts(mode, expected):
     row = np.tile(np.array([1, 2, 3, 4], np.uint8)[None, None, :, None], (200, 4, 1, 1))
     key = tf.constant([1, 2], tf.int64)
-    cropped = flip_and_crop(tf.constant(row), None, None, 3, (mode, 9), key).numpy()
+    cropped = flip_and_crop(tf.constant(row), None, None, 3, Fill(mode, 9), key).numpy()
     assert expected[:4] in cropped[:, 0, :, 0].tolist()
 
     shift = tf.constant([[-3.0, 0.0]])
-    shifted = resample(tf.constant(row[:1]), tf.eye(2)[None], shift, mode, 9).numpy()
+    shifted = resample(tf.constant(row[:1]), tf.eye(2)[None], shift, Fill(mode, 9)).numpy()
     assert shifted[0, 0, :, 0].tolist() == expected[:4]
 
 
@@ -235,8 +235,9 @@ def test_mixup_and_cutmix_together_take_turns():
 
 def operate(name, images, sign=1.0, magnitude=0.5):
     count = len(images)
+    nearest = Fill("nearest")
     chosen = tf.fill([count], OPERATIONS.index(name))
-    return apply(tf.constant(images), chosen, tf.fill([count], sign), magnitude).numpy()
+    return apply(tf.constant(images), chosen, tf.fill([count], sign), magnitude, nearest).numpy()
 
 
 def test_randaugment_operations_do_what_they_are_called():

@@ -13,7 +13,7 @@ one for a sigmoid. What `model.settings` holds arrives as the further arguments.
 Files whose names start with an underscore are not architectures.
 """
 
+from stages.architectures._build import adapt_model, build_model, names
 from stages.architectures._layers import portable
-from stages.architectures._registry import adapt_model, build_model, names
 
 __all__ = ["adapt_model", "build_model", "names", "portable"]

@@ -7,19 +7,27 @@ fine-tuning on little data wants. Each network's own scaling of the pixels is pa
 
 import difflib
 import sys
+from collections.abc import Callable
+from types import ModuleType
 
 import keras
 import numpy as np
 from keras import layers
 
-from stages.architectures._weights import load_weights
+from stages.architectures._build import load_weights
 from stages.errors import UserError
 
 DEFAULT = "MobileNetV3Small"
 
 
 def build(
-    shape, outputs, network=DEFAULT, weights=None, pooling="avg", dense=0, dropout=0.2
+    shape: tuple[int | None, int | None, int],
+    outputs: int,
+    network: str = DEFAULT,
+    weights: str | None = None,
+    pooling: str = "avg",
+    dense: int = 0,
+    dropout: float = 0.2,
 ) -> keras.Model:
     """`network` as keras.applications names it; `weights` null, imagenet or a file's path;
     `pooling` avg or max; a hidden layer of `dense` units unless 0; `dropout` before the last."""
@@ -63,7 +71,7 @@ def networks() -> list[str]:
     return sorted(name for name in dir(keras.applications) if name[0].isupper())
 
 
-def _find(network):
+def _find(network: str) -> tuple[Callable[..., keras.Model], ModuleType]:
     """The constructor of a network, and the module that has its `preprocess_input`."""
     if network not in networks():
         known = {name.lower(): name for name in networks()}
@@ -76,7 +84,7 @@ def _find(network):
     return constructor, sys.modules[constructor.__module__]
 
 
-def _preprocess(x, module):
+def _preprocess(x: keras.KerasTensor, module: ModuleType) -> keras.KerasTensor:
     """The network's `preprocess_input` as layers.
 
     All of them are one scale and offset a channel, some after turning RGB into BGR; which,

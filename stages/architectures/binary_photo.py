@@ -3,11 +3,19 @@
 5,046,369 parameters for 300x300 RGB photos and one sigmoid output.
 """
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 
 
-def build(shape, outputs, filters=(32, 32, 64), dense=64, dropout=0.5) -> keras.Model:
+def build(
+    shape: tuple[int, int, int],
+    outputs: int,
+    filters: Sequence[int] = (32, 32, 64),
+    dense: int = 64,
+    dropout: float = 0.5,
+) -> keras.Model:
     """`filters` of the blocks (convolution, pooling), units of `dense`, `dropout` after it."""
     model = keras.Sequential([keras.Input(shape), layers.Rescaling(1 / 255)], name="binary_photo")
     for width in filters:

@@ -3,11 +3,19 @@
 93,322 parameters for 28x28 grey images of 10 classes.
 """
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 
 
-def build(shape, outputs, filters=(32, 64, 64), dense=64, dropout=0.0) -> keras.Model:
+def build(
+    shape: tuple[int, int, int],
+    outputs: int,
+    filters: Sequence[int] = (32, 64, 64),
+    dense: int = 64,
+    dropout: float = 0.0,
+) -> keras.Model:
     """`filters` of the three convolutions, units of the `dense` layer, share of `dropout` after."""
     first, second, third = filters
     return keras.Sequential(

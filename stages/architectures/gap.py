@@ -7,7 +7,12 @@ import keras
 from keras import layers
 
 
-def build(shape, outputs, filters=48, dropout=0.25) -> keras.Model:
+def build(
+    shape: tuple[int | None, int | None, int],
+    outputs: int,
+    filters: int = 48,
+    dropout: float = 0.25,
+) -> keras.Model:
     """`filters` of each convolution, share of `dropout` after each pooling."""
     return keras.Sequential(
         [

@@ -7,13 +7,21 @@ block starts as the identity (Goyal et al., 2017, arXiv:1706.02677). 2,782,154 p
 images of 10 classes, whatever their size.
 """
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 
 from stages.architectures._layers import FusedBatchNormalization
 
 
-def build(shape, outputs, widths=(64, 128, 256), blocks=2, dropout=0.0) -> keras.Model:
+def build(
+    shape: tuple[int | None, int | None, int],
+    outputs: int,
+    widths: Sequence[int] = (64, 128, 256),
+    blocks: int = 2,
+    dropout: float = 0.0,
+) -> keras.Model:
     """`widths` of the stages, residual `blocks` in each, `dropout` before the last layer."""
     images = keras.Input(shape)
     x = layers.Rescaling(1 / 127.5, offset=-1)(images)
@@ -27,7 +35,7 @@ def build(shape, outputs, widths=(64, 128, 256), blocks=2, dropout=0.0) -> keras
     return keras.Model(images, layers.Dense(outputs, dtype="float32")(x), name="residual")
 
 
-def _block(x, width, stride):
+def _block(x: keras.KerasTensor, width: int, stride: int) -> keras.KerasTensor:
     shortcut = x
     if stride > 1 or x.shape[-1] != width:
         shortcut = _convolution(x, width, size=1, stride=stride)
@@ -37,7 +45,9 @@ def _block(x, width, stride):
     return layers.ReLU()(layers.Add()([shortcut, x]))
 
 
-def _convolution(x, width, size=3, stride=1):
+def _convolution(
+    x: keras.KerasTensor, width: int, size: int = 3, stride: int = 1
+) -> keras.KerasTensor:
     return layers.Conv2D(
         width,
         size,

@@ -3,11 +3,18 @@
 10,250,788 parameters for 200x200 RGB images of 4 classes, nearly all in the dense layer.
 """
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 
 
-def build(shape, outputs, filters=(32, 32), dense=128) -> keras.Model:
+def build(
+    shape: tuple[int, int, int],
+    outputs: int,
+    filters: Sequence[int] = (32, 32),
+    dense: int = 128,
+) -> keras.Model:
     """`filters` of the blocks (convolution, pooling), units of the `dense` layer."""
     model = keras.Sequential([keras.Input(shape), layers.Rescaling(1 / 255)], name="shallow")
     for width in filters:

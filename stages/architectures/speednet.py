@@ -13,6 +13,8 @@ What differs: ReLU for GELU, which takes twenty times as long on a CPU in bfloat
 scale of 1/width is in its initial weights.
 """
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 from keras import layers
@@ -20,7 +22,13 @@ from keras import layers
 from stages.architectures._layers import FusedBatchNormalization, MatmulGradientConv2D
 
 
-def build(shape, outputs, widths=(64, 256, 256), depth=2, residual=False) -> keras.Model:
+def build(
+    shape: tuple[int | None, int | None, int],
+    outputs: int,
+    widths: Sequence[int] = (64, 256, 256),
+    depth: int = 2,
+    residual: bool = False,
+) -> keras.Model:
     """`widths` of the blocks, `depth` convolutions in each; `residual` adds what follows a
     block's first convolution to its last."""
     images = keras.Input(shape)
@@ -44,11 +52,18 @@ def build(shape, outputs, widths=(64, 256, 256), depth=2, residual=False) -> ker
     return model
 
 
-def adapt(model, images) -> None:
+def adapt(model: keras.Model, images: np.ndarray) -> None:
     """Take mean and variance of the channels, and the whitening filters, from `images`.
 
-    The filters are the principal components of the normalised 2x2 patches, each divided by its
-    standard deviation, once with each sign.
+    `images` uint8 (n, h, w, c).
+
+    Whitening: neighbouring pixels are much alike, so raw patches say the same thing several times,
+    and gradients along their common brightness drown all others. Let C be the covariance matrix of
+    the flattened patches, with eigenvectors v_i (the principal components) and eigenvalues l_i
+    (the variance of the patches along v_i). The projections on v_i / sqrt(l_i) are uncorrelated
+    and all have variance 1, so every direction counts alike from the first step. 5e-4 keeps
+    directions that hardly vary, and hold little but noise, from being blown up. Each filter is
+    there with both signs, because the ReLU that follows drops the negative half of each.
     """
     pixels = images.astype("float32")
     mean, variance = pixels.mean((0, 1, 2)), pixels.var((0, 1, 2))
@@ -59,12 +74,12 @@ def adapt(model, images) -> None:
     pixels = (pixels - mean) / np.sqrt(np.maximum(variance, 1e-6))
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (2, 2), axis=(1, 2))
     patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 4 * images.shape[-1])
-    values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
-    filters = (vectors / np.sqrt(values + 5e-4)).reshape(2, 2, images.shape[-1], -1)
+    eigenvalues, eigenvectors = np.linalg.eigh(patches.T @ patches / len(patches))
+    filters = (eigenvectors / np.sqrt(eigenvalues + 5e-4)).reshape(2, 2, images.shape[-1], -1)
     model.get_layer("whiten").kernel.assign(np.concatenate([filters, -filters], axis=-1))
 
 
-def _convolution(x, width):
+def _convolution(x: keras.KerasTensor, width: int) -> keras.KerasTensor:
     uniform = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
     convolution = MatmulGradientConv2D(
         width, 3, padding="same", use_bias=False, kernel_initializer=uniform
@@ -74,11 +89,11 @@ def _convolution(x, width):
     return x
 
 
-def _normalization():
+def _normalization() -> keras.Layer:
     return FusedBatchNormalization(scale=False, momentum=0.6)
 
 
-def _start_as_identity(convolution) -> None:
+def _start_as_identity(convolution: keras.layers.Conv2D) -> None:
     """Filter i passes input channel i on as it is; filters beyond the last input stay random."""
     kernel = convolution.kernel.numpy().copy()
     height, width, inputs, outputs = kernel.shape

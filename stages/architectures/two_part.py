@@ -3,11 +3,19 @@
 356,810 parameters for 32x32 RGB images of 10 classes.
 """
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 
 
-def build(shape, outputs, filters=(32, 64, 128), dense=128, dropout=0.5) -> keras.Model:
+def build(
+    shape: tuple[int, int, int],
+    outputs: int,
+    filters: Sequence[int] = (32, 64, 128),
+    dense: int = 128,
+    dropout: float = 0.5,
+) -> keras.Model:
     """`filters` of the blocks (convolution, pooling), units of `dense`, `dropout` after it."""
     features = keras.Sequential([keras.Input(shape)], name="feature_learning")
     for width in filters:

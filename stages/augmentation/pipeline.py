@@ -5,6 +5,8 @@ import tensorflow as tf
 
 from stages.augmentation.randaugment import randaugment
 from stages.augmentation.transforms import (
+    Fill,
+    Integer,
     batch_key,
     coin_of_image,
     coins,
@@ -18,6 +20,7 @@ from stages.augmentation.transforms import (
     vary_brightness,
 )
 from stages.errors import UserError
+from stages.parameters.augment import Augment
 
 AFFINE = ("rotation", "width_shift", "height_shift", "shear", "zoom")
 AMOUNTS = ("brightness", "crop_padding", "cutout", "mixup", "cutmix")
@@ -30,13 +33,13 @@ class Augmentation:
     brightness, cutout, mixup or cutmix.
 
     Args:
-        settings: the `augment` section of the parameters.
+        settings: that section.
         shape: (height, width, channels) of the images.
 
     Raises `UserError` for settings that images of this shape do not allow.
     """
 
-    def __init__(self, settings, shape):
+    def __init__(self, settings: Augment, shape: tuple[int, int, int]):
         self.settings = settings
         height, width, _ = shape
         for name in ("crop_padding", "cutout"):
@@ -58,7 +61,15 @@ class Augmentation:
         )
 
     @tf.autograph.experimental.do_not_convert  # no Python loops or branches on tensors within
-    def __call__(self, images, labels, index, epoch, step, seed):
+    def __call__(
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        index: tf.Tensor,
+        epoch: Integer,
+        step: Integer,
+        seed: Integer,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Vary a batch.
 
         Args:
@@ -66,8 +77,7 @@ class Augmentation:
             labels: float32 (n, classes), one-hot; mixup and cutmix mix them.
             index: int64 (n,), positions of the images in the training set; alternating flips
                 depend on them.
-            epoch, step: integers or scalar tensors, counted from 0.
-            seed: integer.
+            epoch, step: counted from 0.
 
         Returns float32 images (0 to 255) and float32 labels of the same shapes.
         """
@@ -81,15 +91,17 @@ class Augmentation:
         labels = tf.cast(labels, tf.float32)
         return self._mix(images, labels, key)
 
-    def _geometry(self, images, index, epoch, seed, key):
+    def _geometry(
+        self, images: tf.Tensor, index: tf.Tensor, epoch: Integer, seed: Integer, key: tf.Tensor
+    ) -> tf.Tensor:
         settings = self.settings
-        fill = (settings.fill, settings.fill_value)
+        fill = Fill(settings.fill, settings.fill_value)
         if settings.randaugment.layers:
             images = randaugment(
                 images,
                 settings.randaugment.layers,
                 settings.randaugment.magnitude,
-                *fill,
+                fill,
                 subkey(key, 0),
             )
         affine = {name: getattr(settings, name) for name in AFFINE}
@@ -111,7 +123,9 @@ class Augmentation:
             images, horizontal, vertical, settings.crop_padding, fill, subkey(key, 7)
         )
 
-    def _mix(self, images, labels, key):
+    def _mix(
+        self, images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         settings = self.settings
         if settings.mixup and settings.cutmix:  # one or the other, image by image
             first = uniform([tf.shape(images)[0]], subkey(key, 8)) < 0.5
@@ -127,8 +141,8 @@ class Augmentation:
             return cutmix(images, labels, settings.cutmix, subkey(key, 9))
         return images, labels
 
-    def variants(self, image, count: int, seed: int) -> np.ndarray:
-        """`count` variants of one image, uint8 (count, height, width, channels)."""
+    def variants(self, image: np.ndarray, count: int, seed: int) -> np.ndarray:
+        """`count` variants, uint8 (count, h, w, c), of one `image`, uint8 (h, w, c)."""
         images = tf.repeat(tf.convert_to_tensor(image)[None], count, axis=0)
         labels = tf.ones([count, 1])
         images, _ = self(images, labels, tf.range(count, dtype=tf.int64), 0, 0, seed)

@@ -10,7 +10,7 @@ import math
 
 import tensorflow as tf
 
-from stages.augmentation.transforms import affine, coins, integers, resample, subkey
+from stages.augmentation.transforms import Fill, affine, coins, integers, resample, subkey
 
 OPERATIONS = (
     "identity",
@@ -30,14 +30,15 @@ OPERATIONS = (
 )
 
 
-def randaugment(images, layers: int, magnitude: float, fill: str, fill_value: int, key):
+def randaugment(
+    images: tf.Tensor, layers: int, magnitude: float, fill: Fill, key: tf.Tensor
+) -> tf.Tensor:
     """Apply `layers` random operations to each image.
 
     Args:
         images: (n, height, width, channels), values 0 to 255.
         magnitude: from 0 (hardly visible) to 1 (30 degrees, shear 0.3, shift by 0.45 of the
             size, colour factors 0.1 to 1.9, 4 bits, all values above 0 inverted).
-        fill, fill_value: what enters from outside the frame.
 
     Returns uint8 images of the same shape.
     """
@@ -47,16 +48,22 @@ def randaugment(images, layers: int, magnitude: float, fill: str, fill_value: in
         count = tf.shape(images)[0]
         chosen = integers([count], subkey(layer_key, 0), 0, len(OPERATIONS))
         sign = tf.where(coins(count, subkey(layer_key, 1)), 1.0, -1.0)
-        images = apply(images, chosen, sign, magnitude, fill, fill_value)
+        images = apply(images, chosen, sign, magnitude, fill)
     return images
 
 
-def apply(images, chosen, sign, magnitude, fill="nearest", fill_value=0):
+def apply(
+    images: tf.Tensor,
+    chosen: tf.Tensor,
+    sign: tf.Tensor,
+    magnitude: float,
+    fill: Fill,
+) -> tf.Tensor:
     """One operation an image: `chosen` int32 (n,) into OPERATIONS, `sign` +1 or -1 (n,)."""
 
-    def amount(name, value, otherwise):
-        here = chosen == OPERATIONS.index(name)
-        return tf.where(here, value, tf.ones_like(sign) * otherwise)
+    def amount(name: str, value: tf.Tensor, otherwise: float) -> tf.Tensor:
+        is_chosen = chosen == OPERATIONS.index(name)
+        return tf.where(is_chosen, value, tf.ones_like(sign) * otherwise)
 
     images = _through_tables(images, chosen, 1 + 0.9 * magnitude * sign, magnitude)
     images = _colors(images, amount("color", 1 + 0.9 * magnitude * sign, 1.0))
@@ -79,18 +86,24 @@ def apply(images, chosen, sign, magnitude, fill="nearest", fill_value=0):
         ],
         axis=-1,
     )
-    return resample(images, linear + skew, shift, fill, fill_value)
+    return resample(images, linear + skew, shift, fill)
 
 
-def _through_tables(images, chosen, factor, magnitude):
-    """The operations that map each value of a channel to another, by tables (n, channels, 256)."""
+def _through_tables(
+    images: tf.Tensor, chosen: tf.Tensor, factor: tf.Tensor, magnitude: float
+) -> tf.Tensor:
+    """The operations that map each value of a channel to another, by tables (n, channels, 256).
+
+    `low` and `high` are the least and the greatest value of a channel: `cumulative` counts the
+    pixels up to each value, so it is 0 below `low` and less than `total` below `high`.
+    """
     count, channels = tf.shape(images)[0], images.shape[-1]
     values = tf.range(256, dtype=tf.float32)[None, None]
     histogram = _histogram(images)
     total = tf.reduce_sum(histogram, axis=-1, keepdims=True)
-    upto = tf.cumsum(histogram, axis=-1)
-    low = tf.reduce_sum(tf.cast(upto == 0, tf.float32), axis=-1, keepdims=True)
-    high = tf.reduce_sum(tf.cast(upto < total, tf.float32), axis=-1, keepdims=True)
+    cumulative = tf.cumsum(histogram, axis=-1)
+    low = tf.reduce_sum(tf.cast(cumulative == 0, tf.float32), axis=-1, keepdims=True)
+    high = tf.reduce_sum(tf.cast(cumulative < total, tf.float32), axis=-1, keepdims=True)
     first = tf.gather(histogram, tf.cast(low, tf.int32), axis=-1, batch_dims=2)
     grey = _grey_mean(histogram, total)
     factor = factor[:, None, None]
@@ -98,7 +111,7 @@ def _through_tables(images, chosen, factor, magnitude):
     threshold = 256 * (1 - magnitude)
     tables = {
         "auto_contrast": tf.where(high > low, (values - low) * 255 / (high - low), values),
-        "equalize": tf.where(total > first, (upto - first) * 255 / (total - first), values),
+        "equalize": tf.where(total > first, (cumulative - first) * 255 / (total - first), values),
         "posterize": tf.floor(values / 2 ** (8 - bits)) * 2 ** (8 - bits),
         "solarize": tf.where(values < threshold, values, 255 - values),
         "brightness": values * factor,
@@ -106,14 +119,14 @@ def _through_tables(images, chosen, factor, magnitude):
     }
     table = tf.broadcast_to(values, [count, channels, 256])
     for name, other in tables.items():
-        here = (chosen == OPERATIONS.index(name))[:, None, None]
-        table = tf.where(here, other, table)
+        is_chosen = (chosen == OPERATIONS.index(name))[:, None, None]
+        table = tf.where(is_chosen, other, table)
     table = tf.reshape(_to_uint8(table), [-1])
     row = tf.range(count)[:, None, None, None] * channels + tf.range(channels)
     return tf.gather(table, row * 256 + tf.cast(images, tf.int32))
 
 
-def _histogram(images):
+def _histogram(images: tf.Tensor) -> tf.Tensor:
     """Counts of the 256 values, float32 (n, channels, 256)."""
     count, channels = tf.shape(images)[0], images.shape[-1]
     row = tf.range(count)[:, None, None, None] * channels + tf.range(channels)
@@ -122,14 +135,14 @@ def _histogram(images):
     return tf.cast(tf.reshape(counts, [count, channels, 256]), tf.float32)
 
 
-def _grey_mean(histogram, total):
+def _grey_mean(histogram: tf.Tensor, total: tf.Tensor) -> tf.Tensor:
     """Mean brightness of each image, (n, 1, 1)."""
     means = tf.reduce_sum(histogram * tf.range(256, dtype=tf.float32), -1, keepdims=True) / total
     weights = [0.299, 0.587, 0.114] if histogram.shape[1] == 3 else [1 / histogram.shape[1]]
     return tf.reduce_sum(means * tf.constant(weights)[:, None], axis=1, keepdims=True)
 
 
-def _colors(images, factor):
+def _colors(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Between the grey image (factor 0) and the image (1), and beyond."""
     if images.shape[-1] != 3:
         return images
@@ -138,7 +151,7 @@ def _colors(images, factor):
     return _to_uint8(grey + (pixels - grey) * factor[:, None, None, None])
 
 
-def _sharpness(images, factor):
+def _sharpness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Between the smoothed image (factor 0) and the image (1), and beyond; the edge stays."""
     pixels = tf.cast(images, tf.float32)
     kernel = tf.constant([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]])[:, :, None, None] / 13
@@ -149,5 +162,5 @@ def _sharpness(images, factor):
     return _to_uint8(pixels + tf.pad(change, [[0, 0], [1, 1], [1, 1], [0, 0]]))
 
 
-def _to_uint8(values):
+def _to_uint8(values: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.round(tf.clip_by_value(values, 0, 255)), tf.uint8)
