@@ -4,6 +4,7 @@ Killed at any moment, the next run goes on from the last checkpoint and ends wit
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from stages.errors import UserError, run
 from stages.files import (
@@ -28,6 +29,9 @@ from stages.store.image_set import ImageSet, load_image_set
 from stages.store.model import record_times
 from stages.store.outputs import Outputs, outputs_of
 
+if TYPE_CHECKING:
+    from stages.training.job import Job
+
 
 def main() -> None:
     with outputs_of("train") as outputs:
@@ -36,9 +40,10 @@ def main() -> None:
     job.checkpoint.delete()
 
 
-def train(outputs: Outputs):
+def train(outputs: Outputs) -> tuple["Job", dict[str, Any]]:
     """Train to the end, from the start or the last checkpoint; the job, and what took how long."""
-    augment, model, settings = (read_settings(kind) for kind in (Augment, Model, Train))
+    augment, model = read_settings(Augment), read_settings(Model)
+    settings = read_settings(Train)
     train_set, validation = read_sets(model, settings)
 
     import stages.quiet  # noqa: F401  TensorFlow takes seconds, so after the quick checks
@@ -83,7 +88,7 @@ def read_sets(model: Model, settings: Train) -> tuple[ImageSet, ImageSet | None]
 
 def check_weights(weights: str | None) -> None:
     """Raise `UserError` for a weights file where DVC would not notice that it changes."""
-    if weights in (None, "imagenet") or Path(weights).parent == PRETRAINED:
+    if weights is None or weights == "imagenet" or Path(weights).parent == PRETRAINED:
         return
     raise UserError(
         f"model.weights: {weights} is not in {PRETRAINED}/, whose files DVC watches: copy it there "

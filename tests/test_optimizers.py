@@ -92,7 +92,7 @@ def test_a_sigmoid_has_the_loss_of_binary_crossentropy():
     logits = made.model(images.astype("float32"))
     expected = keras.losses.binary_crossentropy(labels[:, None], logits, from_logits=True)
     scores = made.evaluate([images], labels)
-    assert scores["loss"] == pytest.approx(float(tf.reduce_mean(expected)), rel=1e-5)
+    assert scores.loss == pytest.approx(float(tf.reduce_mean(expected)), rel=1e-5)
 
 
 def test_clip_norm_limits_the_step():
@@ -125,8 +125,8 @@ def test_muon_can_keep_the_norm_of_kernels():
 
 def test_muon_leaves_vectors_and_the_last_layer_to_adam():
     weights = net().trainable_variables
-    members = make_optimizers(Optimizer(name="muon", learning_rate=0.1), weights)
-    paths = {type(m.optimizer).__name__: [w.path for w in m.weights] for m in members}
+    groups = make_optimizers(Optimizer(name="muon", learning_rate=0.1), weights)
+    paths = {type(m.optimizer).__name__: [w.path for w in m.weights] for m in groups}
     assert [path.split("/")[-2:] for path in paths["Muon"]] == [
         ["conv", "kernel"],
         ["hidden", "kernel"],
@@ -137,13 +137,13 @@ def test_muon_leaves_vectors_and_the_last_layer_to_adam():
 def test_a_group_of_weights_has_its_own_optimizer_and_may_end_early():
     groups = [{"match": "conv/", "name": "sgd", "learning_rate": 0.5, "epochs": 2}]
     made = learner(optimizer={"learning_rate": 0.1, "groups": groups}, schedule={"name": "linear"})
-    main, group = sorted(made.members, key=lambda member: member.epochs or 0)
+    main, group = sorted(made.groups, key=lambda group: group.epochs or 0)
     assert [weight.path.split("/")[-2] for weight in group.weights] == ["conv", "conv"]
     made.set_learning_rates(step=10, steps=100, steps_per_epoch=10, factor=1.0)
-    assert main.current == pytest.approx(0.09)
-    assert group.current == pytest.approx(0.25)
+    assert main.current_rate == pytest.approx(0.09)
+    assert group.current_rate == pytest.approx(0.25)
     made.set_learning_rates(step=20, steps=100, steps_per_epoch=10, factor=1.0)
-    assert group.current == 0
+    assert group.current_rate == 0
     before = made.model.get_layer("conv").get_weights()
     made.train(batch(), 0, 20)
     np.testing.assert_array_equal(before[0], made.model.get_layer("conv").get_weights()[0])
@@ -228,8 +228,8 @@ def test_macro_f1_is_that_of_scikit_learn():
     data = batch(50)
     predicted = made.model.predict(data.images, verbose=0).argmax(axis=1)
     scores = made.evaluate([data.images[:30], data.images[30:]], data.labels)
-    assert scores["f1_macro"] == pytest.approx(f1_score(data.labels, predicted, average="macro"))
-    assert scores["accuracy"] == pytest.approx((predicted == data.labels).mean())
+    assert scores.f1_macro == pytest.approx(f1_score(data.labels, predicted, average="macro"))
+    assert scores.accuracy == pytest.approx((predicted == data.labels).mean())
 
 
 def test_smaller_images_first():

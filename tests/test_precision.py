@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from stages.training.environment import WORTHWHILE, _cpu, choose_precision, measure
+from stages.training.environment import WORTHWHILE, Machine, _cpu, choose_precision, measure
+
+ABLE = Machine("any", bfloat16=True, cores=2, tensorflow="2.0")
 
 
 @pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
@@ -26,22 +28,20 @@ def test_auto_never_takes_bfloat16_without_instructions_for_it(tmp_path):
 
 
 def test_auto_keeps_to_its_choice(tmp_path):
-    able = {"device": "any", "bfloat16": True}
-    choose_precision("auto", tmp_path, able)  # measured
+    choose_precision("auto", tmp_path, ABLE)  # measured
     (record,) = tmp_path.glob("precision-*.json")
     for kept in ("float32", "bfloat16", "float32"):
         record.write_text(json.dumps({"precision": kept}))
-        assert choose_precision("auto", tmp_path, able) == kept
-    assert choose_precision("auto", tmp_path, able | {"bfloat16": False}) == "float32"
+        assert choose_precision("auto", tmp_path, ABLE) == kept
+    assert choose_precision("auto", tmp_path, ABLE._replace(bfloat16=False)) == "float32"
 
 
 @pytest.mark.parametrize("damage", ["", "[]", '{"precision": "float8"}'])
 def test_a_damaged_record_is_measured_anew(tmp_path, damage):
-    able = {"device": "any", "bfloat16": True}
-    choose_precision("auto", tmp_path, able)
+    choose_precision("auto", tmp_path, ABLE)
     (record,) = tmp_path.glob("precision-*.json")
     record.write_text(damage)
-    chosen = choose_precision("auto", tmp_path, able)
+    chosen = choose_precision("auto", tmp_path, ABLE)
     kept = json.loads(record.read_text())
     assert kept["precision"] == chosen
     assert (kept["bfloat16_speedup"] >= WORTHWHILE) == (chosen == "bfloat16")

@@ -14,7 +14,7 @@ from stages.training import environment, loop
 from stages.training.batches import TrainingImages
 from stages.training.checkpoint import Checkpoint
 from stages.training.learner import Learner
-from stages.training.log import EpochLog, Profile
+from stages.training.log import EpochLog, Profile, Row
 from stages.training.loop import fit, should_stop
 
 
@@ -65,7 +65,7 @@ def test_the_backbone_is_frozen_first_and_trained_afterwards(start):
     np.testing.assert_array_equal(frozen[0], before[0])
     assert not np.array_equal(frozen[2], before[2])
     assert not np.array_equal(tuned[0], frozen[0])
-    rates = [row["learning_rate"] for row in result.rows]
+    rates = [row.figures["learning_rate"] for row in result.rows]
     assert rates == pytest.approx([0.001, 0.0001, 0.0001])
 
 
@@ -156,10 +156,10 @@ def test_early_stopping_is_that_of_keras(monitor):
         settings = EarlyStopping(patience=patience, min_delta=delta, start_from_epoch=start)
         rows = []
         for epoch in range(30):
-            rows.append({"epoch": epoch + 1})
+            rows.append(Row(epoch + 1, {}))
             if epoch % every == every - 1:
-                rows[-1][monitor] = float(random.integers(0, 9)) / 8
-                callback.on_epoch_end(epoch, rows[-1])
+                rows[-1].figures[monitor] = float(random.integers(0, 9)) / 8
+                callback.on_epoch_end(epoch, rows[-1].figures)
             assert should_stop(rows, monitor, settings) == callback.model.stop_training
             if callback.model.stop_training:
                 break
@@ -203,13 +203,13 @@ def test_a_net_that_is_not_sound_from_the_start_is_not_blamed_on_the_learning_ra
 
 def test_images_are_judged_in_batches_of_bounded_pixels_with_the_same_scores(start, monkeypatch):
     sizes = [(8, 8, 1), (32, 32, 3), (64, 64, 3), (224, 224, 3), (4000, 4000, 3)]
-    assert [loop.evaluation_batch(shape) for shape in sizes] == [512, 512, 512, 41, 1]
+    assert [loop.evaluation_batch_size(shape) for shape in sizes] == [512, 512, 512, 41, 1]
     whole, _ = start("whole", validate=True)
-    monkeypatch.setattr(loop, "EVALUATION_PIXELS", 5 * 18 * 18)
+    monkeypatch.setattr(loop, "LARGEST_BATCH_PIXELS", 5 * 18 * 18)
     parts, _ = start("parts", validate=True)
     assert parts.best == whole.best
     for a, b in zip(parts.rows, whole.rows, strict=True):
-        assert a == pytest.approx(b)
+        assert a.figures == pytest.approx(b.figures)
 
 
 @pytest.mark.parametrize(("left", "profiled"), [(1, 1), (4, 1), (6, 1), (100, 10)])

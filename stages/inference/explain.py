@@ -1,5 +1,9 @@
 """What a model is made of, and which parts of an image spoke for a class (Grad-CAM, Selvaraju et
-al. 2017)."""
+al. 2017, arXiv:1610.02391)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypedDict
 
 import keras
 import numpy as np
@@ -14,14 +18,14 @@ def last_convolution(model: keras.Model) -> keras.Layer | None:
     A convolution is a layer with a 4-dimensional kernel, so that subclasses and depthwise
     or separable kinds count too.
     """
-    found = None
+    last = None
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            found = last_convolution(layer) or found
+            last = last_convolution(layer) or last
         for part in ("kernel", "pointwise_kernel"):
             if len(getattr(getattr(layer, part, None), "shape", ())) == 4:
-                found = layer
-    return found
+                last = layer
+    return last
 
 
 def grad_cam(
@@ -30,11 +34,14 @@ def grad_cam(
     """Maps uint8 (n, rows, columns), 255 where the image spoke most for its class `targets`.
 
     `images` uint8 (n, height, width, channels), `targets` int (n,). The map has the
-    resolution of `layer`'s output and is all zero where nothing spoke for the class. The
-    score that is differentiated is the class's log-odds: unlike the probability, it has a
-    useful gradient where the model is certain.
+    resolution of `layer`'s output and is all zero where nothing spoke for the class.
+
+    The map is a sum of the layer's channels, each weighted by how much the score of the class
+    grows with it: the gradient of the score, averaged over the image. Only what speaks for the
+    class is kept. The score is the class's log-odds: unlike the probability, it has a useful
+    gradient where the model is certain.
     """
-    with tf.GradientTape() as tape, _watched(layer, tape) as outputs:
+    with tf.GradientTape() as tape, _outputs_of(layer, tape) as outputs:
         probabilities = tf.cast(model(tf.constant(images), training=False), tf.float32)
         chosen = tf.one_hot(targets, probabilities.shape[-1])
         of_class = tf.reduce_sum(probabilities * chosen, axis=-1)
@@ -51,37 +58,42 @@ def grad_cam(
     return np.round(255 * maps / np.where(peaks > 0, peaks, 1)).astype(np.uint8)
 
 
-class _watched:
+@contextmanager
+def _outputs_of(layer: keras.Layer, tape: tf.GradientTape) -> Iterator[list[tf.Tensor]]:
     """Collects what `layer` puts out while the block runs, watched by `tape`."""
+    outputs: list[tf.Tensor] = []
+    call = layer.call
 
-    def __init__(self, layer, tape):
-        self.layer, self.tape = layer, tape
+    def watched_call(*args: Any, **kwargs: Any) -> tf.Tensor:
+        output = call(*args, **kwargs)
+        tape.watch(output)
+        outputs.append(output)
+        return output
 
-    def __enter__(self):
-        outputs, call = [], self.layer.call
-
-        def watched_call(*args, **kwargs):
-            output = call(*args, **kwargs)
-            self.tape.watch(output)
-            outputs.append(output)
-            return output
-
-        self.layer.call = watched_call
-        return outputs
-
-    def __exit__(self, *_):
-        del self.layer.call
+    layer.call = watched_call
+    try:
+        yield outputs
+    finally:
+        del layer.call
 
 
-def layer_table(model: keras.Model) -> list[dict]:
-    """One row a layer in order, layers of nested models below theirs.
+class LayerRow(TypedDict):
+    """A layer of a model. `depth` counts the models around it; `shape` is that of its output
+    without the batch, a list of them where it has several outputs."""
 
-    `depth` counts the models around the layer; `shape` is the output's, without the batch.
-    """
+    depth: int
+    name: str
+    type: str
+    shape: list
+    parameters: int
+
+
+def layer_table(model: keras.Model) -> list[LayerRow]:
+    """One row a layer in order, layers of nested models below theirs."""
     return list(_rows(model, 0))
 
 
-def _rows(model: keras.Model, depth: int):
+def _rows(model: keras.Model, depth: int) -> Iterator[LayerRow]:
     for layer in model.layers:
         if isinstance(layer, keras.layers.InputLayer):
             continue

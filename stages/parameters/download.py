@@ -1,7 +1,7 @@
 """Settings of the download stage: where the images come from."""
 
 import re
-from typing import Literal
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -51,14 +51,14 @@ class Download(Section):
 
     @field_validator("path", "table")
     @classmethod
-    def _a_possible_path(cls, path):
+    def _a_possible_path(cls, path: str) -> str:
         if "\0" in path:
             raise ValueError("a path cannot hold the character NUL")
         return path
 
     @field_validator("label_pattern")
     @classmethod
-    def _a_regular_expression(cls, pattern):
+    def _a_regular_expression(cls, pattern: str | None) -> str | None:
         try:
             re.compile(pattern or "")
         except (re.error, OverflowError, RecursionError) as error:
@@ -66,13 +66,13 @@ class Download(Section):
         return pattern
 
     @model_validator(mode="after")
-    def _label_pattern_suits_source(self):
+    def _label_pattern_suits_source(self) -> Self:
         if self.label_pattern is not None and self.source not in ("archive", "folder"):
             raise ValueError(f"label_pattern goes with source folder or archive, not {self.source}")
         return self
 
     @model_validator(mode="after")
-    def _url_suits_source(self):
+    def _url_suits_source(self) -> Self:
         if self.url is not None and self.source not in ("archive", "parquet", "csv"):
             raise ValueError(f"url goes with source archive, csv or parquet, not {self.source}")
         if self.source == "csv" and len(self.urls) > 1:
@@ -89,7 +89,7 @@ class Download(Section):
         return self
 
     @model_validator(mode="after")
-    def _sha256_suits_url(self):
+    def _sha256_suits_url(self) -> Self:
         for pin in self.pins:
             if not re.fullmatch("[0-9a-f]{64}", pin):
                 raise ValueError(f"sha256 {pin!r} should be 64 hexadecimal digits")

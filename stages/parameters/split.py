@@ -1,7 +1,7 @@
 """Settings of the split stage: which images train, which choose, which judge."""
 
 import re
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,7 +18,7 @@ class Split(Section):
 
     @field_validator("group_by")
     @classmethod
-    def _a_regular_expression(cls, pattern):
+    def _a_regular_expression(cls, pattern: str | None) -> str | None:
         try:
             re.compile(pattern or "")
         except re.error as error:
@@ -26,7 +26,7 @@ class Split(Section):
         return pattern
 
     @model_validator(mode="after")
-    def _something_left_to_train_on(self):
+    def _something_left_to_train_on(self) -> Self:
         if self.val + self.test >= 1:
             raise ValueError(f"val + test = {self.val + self.test:g} leaves no images to train on")
         return self

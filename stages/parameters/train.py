@@ -1,7 +1,7 @@
 """Settings of the train stage."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,7 +29,7 @@ class Group(Section):
 
     @field_validator("match")
     @classmethod
-    def _match_compiles(cls, value):
+    def _match_compiles(cls, value: str) -> str:
         try:
             re.compile(value)
         except re.error as error:
@@ -57,7 +57,7 @@ class Schedule(Section):
     step_factor: Share = 0.1
 
     @model_validator(mode="after")
-    def _one_cycle_rises(self):
+    def _one_cycle_rises(self) -> Self:
         if self.name == "one_cycle" and not self.warmup:
             raise ValueError("name: one_cycle rises over warmup = 0 of the training; try 0.3")
         return self
@@ -120,7 +120,7 @@ class Train(Section):
     debug: Debug = Debug()
 
     @model_validator(mode="after")
-    def _combinations(self):
+    def _combinations(self) -> Self:
         if self.fine_tune.frozen_epochs >= self.epochs:
             raise ValueError(
                 f"fine_tune.frozen_epochs = {self.fine_tune.frozen_epochs} must be less than "

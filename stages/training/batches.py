@@ -4,6 +4,7 @@ Every epoch is a true shuffle of all images, a function of seed and epoch alone:
 pixels lie in memory or are read from the shards makes no difference to the batches.
 """
 
+import math
 import queue
 import threading
 import time
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+from stages.store.image_set import ImageSet
 
 AHEAD = 4  # batches made ready in advance
 
@@ -31,49 +34,55 @@ class TrainingImages:
     them. `shape` is (h, w, c).
     """
 
-    def __init__(self, image_set, memory_limit: float, chosen: np.ndarray | None = None):
+    def __init__(self, image_set: ImageSet, memory_limit: float, chosen: np.ndarray | None = None):
         self._pixels, self.shape = image_set.pixels, image_set.dataset.shape
         self.rows = image_set.rows if chosen is None else image_set.rows[chosen]
         self.labels = image_set.labels if chosen is None else image_set.labels[chosen]
-        self.streamed = len(self.rows) * int(np.prod(self.shape)) > memory_limit
-        self._images = None if self.streamed else self._pixels.take(self.rows)
+        in_memory = len(self.rows) * int(np.prod(self.shape)) <= memory_limit
+        self._images = self._pixels.take(self.rows) if in_memory else None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """Images at positions `index`, uint8 (len(index), h, w, c)."""
-        if not self.streamed:
-            return self._images[index]
-        return self._pixels.take(self.rows[index])
+        if self._images is None:
+            return self._pixels.take(self.rows[index])
+        return self._images[index]
 
 
 def epoch_order(labels: np.ndarray, seed: int, epoch: int, sampling: str = "uniform") -> np.ndarray:
     """Positions of the images of one epoch, int64 (n,), in order.
 
-    `uniform`: every image once. `balanced`: as many draws, from all classes alike; within a
-    class every image comes up before one comes up again.
+    `uniform`: every image once. `balanced`: as many draws, equally many from each class.
     """
     random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     if sampling == "uniform":
         return random.permutation(len(labels))
-    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    draws = [len(part) for part in np.array_split(np.arange(len(labels)), len(members))]
-    order = [
-        np.concatenate([random.permutation(own) for _ in range(-(-count // len(own)))])[:count]
-        for own, count in zip(members, draws, strict=True)
-    ]
-    return random.permutation(np.concatenate(order))
+    by_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    # Sampling with replacement would show some images of a rare class often and leave others out
+    # by chance. So each class is drawn like cards: its images are shuffled and dealt one by one,
+    # and shuffled anew when all have been dealt, until the class has had its number of draws. How
+    # often two images of a class come up then differs by one at most.
+    draws = [len(part) for part in np.array_split(np.arange(len(labels)), len(by_class))]
+    dealt = []
+    for images, count in zip(by_class, draws, strict=True):
+        shuffles = [random.permutation(images) for _ in range(math.ceil(count / len(images)))]
+        dealt.append(np.concatenate(shuffles)[:count])
+    return random.permutation(np.concatenate(dealt))
 
 
 class Prefetcher:
-    """Iterates over batches that a thread makes ready; `waited` is seconds spent waiting."""
+    """Iterates over batches that a thread makes ready; `waited` is seconds spent waiting.
+
+    `order` are positions in `images`; the batch number `first` is the first one.
+    """
 
     def __init__(self, images: TrainingImages, order: np.ndarray, batch_size: int, first: int = 0):
         self.waited = 0.0
-        self._images, self._order, self._size = images, order, batch_size
+        self._images, self._order, self._batch_size = images, order, batch_size
         self._starts = range(first * batch_size, len(order), batch_size)
-        self._ready: queue.Queue = queue.Queue(AHEAD)
+        self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -81,7 +90,7 @@ class Prefetcher:
     def _work(self) -> None:
         try:
             for start in self._starts:
-                index = self._order[start : start + self._size]
+                index = self._order[start : start + self._batch_size]
                 batch = Batch(self._images.take(index), self._images.labels[index], index)
                 if not self._put(batch):
                     return
@@ -89,7 +98,8 @@ class Prefetcher:
         except BaseException as error:  # raised again where the batches are used
             self._put(error)
 
-    def _put(self, item) -> bool:
+    def _put(self, item: Batch | BaseException | None) -> bool:
+        """Add to the queue; False if nobody takes from it any more."""
         while not self._stop.is_set():
             try:
                 self._ready.put(item, timeout=0.1)

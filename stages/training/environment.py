@@ -6,15 +6,21 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from stages.errors import UserError
 from stages.store.outputs import replace_file
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
-def start(devices: int = 1, deterministic: bool = True):
+def start(devices: int = 1, deterministic: bool = True) -> "tf.distribute.Strategy | None":
     """Import TensorFlow and set the process up; call once, first.
 
     Returns None for one device, else a MirroredStrategy over that many GPUs. Without GPUs the
@@ -31,10 +37,10 @@ def start(devices: int = 1, deterministic: bool = True):
     if gpus and len(gpus) < devices:
         raise UserError(f"train.devices = {devices}: this machine has {len(gpus)} GPU(s)")
     if not gpus:
-        parts = max(2, cores())
-        if devices > parts:
+        most = max(2, cores())
+        if devices > most:
             raise UserError(
-                f"train.devices = {devices}: without a GPU the CPU is split, into {parts} parts "
+                f"train.devices = {devices}: without a GPU the CPU is split, into {most} parts "
                 "at most on this machine"
             )
         cpu = tf.config.list_physical_devices("CPU")[0]
@@ -55,7 +61,7 @@ def reset(seed: int, precision: str) -> None:
     keras.config.set_dtype_policy(POLICIES[precision])
 
 
-def scope(strategy):
+def scope(strategy: "tf.distribute.Strategy | None") -> AbstractContextManager:
     """The strategy's scope, or a context that does nothing."""
     return strategy.scope() if strategy else contextlib.nullcontext()
 
@@ -76,8 +82,8 @@ def device_line(
     """What `describe` says, given the names of the `gpus` that TensorFlow `version` sees."""
     if gpus:
         count = f"{devices} GPU{'s' * (devices > 1)}"
-        of = f" of {len(gpus)}" if len(gpus) > devices else ""
-        return f"training on {count}{of} ({gpus[0]}, {precision})"
+        share = f" of {len(gpus)}" if len(gpus) > devices else ""
+        return f"training on {count}{share} ({gpus[0]}, {precision})"
     parts = f" in {devices} parts" if devices > 1 else ""
     line = f"training on the CPU{parts}, {cores} core{'s' * (cores > 1)}, {precision}; "
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
@@ -127,23 +133,32 @@ PRECISIONS = ("float32", "bfloat16")
 WORTHWHILE = 1.2
 
 
+class Machine(NamedTuple):
+    """What decides how fast the two are; `bfloat16`: whether it has instructions for it."""
+
+    device: str
+    bfloat16: bool
+    cores: int | None
+    tensorflow: str
+
+
 def choose_precision(
-    wanted: str, cache: str | Path | None = None, machine: dict | None = None
+    wanted: str, cache: str | Path | None = None, machine: Machine | None = None
 ) -> str:
     """`float32` or `bfloat16`: what `wanted` says, or for `auto` what is faster here.
 
     `auto` measures a convolution's forward and backward pass in both, once a kind of machine:
     the choice is kept in the folder `cache` (default: the user's cache folder), so that the next
     run, and a resumed one, compute with the same numbers. Hardware without bfloat16
-    instructions is not measured. `machine` says what the hardware is (default: what is found),
-    `bfloat16` among it.
+    instructions is not measured. `machine` says what the hardware is (default: this machine).
     """
     if wanted != "auto":
         return wanted
     machine = machine or _machine()
-    if not machine["bfloat16"]:
+    if not machine.bfloat16:
         return "float32"
-    name = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()[:16]
+    known = machine._asdict()
+    name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
     path = Path(cache or _user_cache()) / f"precision-{name}.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))["precision"]
@@ -153,7 +168,7 @@ def choose_precision(
         pass  # not measured yet, or damaged
     ratio = measure()
     precision = "bfloat16" if ratio >= WORTHWHILE else "float32"
-    record = {"precision": precision, "bfloat16_speedup": round(ratio, 2), "machine": machine}
+    record = {"precision": precision, "bfloat16_speedup": round(ratio, 2), "machine": known}
     try:
         with replace_file(path) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -166,12 +181,12 @@ def measure(rounds: int = 5) -> float:
     """How many times faster bfloat16 is than float32 here, best of interleaved rounds."""
     import tensorflow as tf
 
-    def case(dtype):
+    def case(dtype: str) -> Callable[[], tf.Tensor]:
         images = tf.ones((64, 16, 16, 64), dtype)
         kernel = tf.Variable(tf.ones((3, 3, 64, 64), dtype) / 576)
 
         @tf.function(autograph=False)
-        def step():
+        def step() -> tf.Tensor:
             with tf.GradientTape() as tape:
                 tape.watch(images)
                 out = tf.nn.conv2d(tf.nn.conv2d(images, kernel, 1, "SAME"), kernel, 1, "SAME")
@@ -195,8 +210,7 @@ def measure(rounds: int = 5) -> float:
     return best["float32"] / best["bfloat16"]
 
 
-def _machine() -> dict:
-    """What decides how fast the two are: the device, its instructions, TensorFlow's version."""
+def _machine() -> Machine:
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -207,17 +221,12 @@ def _machine() -> dict:
     else:
         device, flags = _cpu()
         native = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
-    return {
-        "device": device,
-        "bfloat16": native,
-        "cores": os.cpu_count(),
-        "tensorflow": tf.__version__,
-    }
+    return Machine(device, native, os.cpu_count(), tf.__version__)
 
 
 def _cpu() -> tuple[str, set[str]]:
     """Name and instruction-set flags of the CPU; no flags where the system does not tell."""
-    name, flags = platform.processor() or platform.machine(), set()
+    name, flags = platform.processor() or platform.machine(), set[str]()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")

@@ -24,7 +24,7 @@ from stages.training import environment
 from stages.training.batches import TrainingImages, epoch_order
 from stages.training.checkpoint import Checkpoint, fingerprint
 from stages.training.learner import Learner
-from stages.training.log import EpochLog, TensorBoardLog
+from stages.training.log import EpochLog, Row, TensorBoardLog
 from stages.training.loop import Result, fit
 
 # The model for use: raw pixels in, class probabilities out, float32, Keras' own layers only
@@ -33,11 +33,17 @@ from stages.training.loop import Result, fit
 class Deployable:
     """The `model` for use: uint8 (n, h, w, c) in, float32 probabilities (n, classes) out.
 
-    `settings` is the section `model`, `shape` (h, w, c) that of the processed images; `memory`
-    bounds what training its weights may take.
+    `shape` (h, w, c) is that of the processed images; `memory` bounds what training its weights
+    may take.
     """
 
-    def __init__(self, settings, shape, classes: int, memory: float = float("inf")):
+    def __init__(
+        self,
+        settings: Model,
+        shape: tuple[int, int, int],
+        classes: int,
+        memory: float = float("inf"),
+    ):
         outputs = number_of_outputs(settings, classes)
         self._net = portable(
             build_model(settings.name, shape, outputs, settings.settings, settings.weights, memory)
@@ -69,7 +75,7 @@ class Deployable:
                 layer.finalize_state()
 
 
-def number_of_outputs(settings, classes: int) -> int:
+def number_of_outputs(settings: Model, classes: int) -> int:
     """Logits of the net: one a class, or a single one for `model.output: sigmoid`."""
     return 1 if settings.output == "sigmoid" else classes
 
@@ -131,7 +137,9 @@ class Job:
         """
         settings = self.settings.train
         log = EpochLog(self.checkpoint.log)
-        logs = [log, TensorBoardLog(tensorboard)] if settings.debug.tensorboard else [log]
+        logs: list[Callable[[list[Row]], None]] = [log]
+        if settings.debug.tensorboard:
+            logs.append(TensorBoardLog(tensorboard))
         logs.append(lambda rows: each_epoch())
         result = fit(
             self.learner,
@@ -158,13 +166,13 @@ class Job:
         """
         saved = []
         for row in result.rows if self.settings.train.save_epochs else []:
-            weights = self.checkpoint.weights(row["epoch"])
+            weights = self.checkpoint.weights(row.epoch)
             if weights is None:
                 raise UserError(
-                    f"{self.checkpoint.folder} has lost the weights of epoch {row['epoch']}; run "
+                    f"{self.checkpoint.folder} has lost the weights of epoch {row.epoch}; run "
                     "the same command again to train afresh"
                 )
-            saved.append(f"epoch-{row['epoch']:03}.weights.h5")
+            saved.append(f"epoch-{row.epoch:03}.weights.h5")
             self.deployable.set_weights(weights)
             self.deployable.model.save_weights(epochs / saved[-1])
         write_table(epochs / "saved.csv", ["file"], [[name] for name in saved])
@@ -200,15 +208,15 @@ class Job:
         """
         if tf.config.list_physical_devices("GPU"):
             return
-        batch = min(self.settings.train.batch_size, len(self.images))
-        size = 2 if self.precision == "bfloat16" else 4
+        batch_size = min(self.settings.train.batch_size, len(self.images))
+        bytes_each = 2 if self.precision == "bfloat16" else 4
         pixels = int(np.prod(self.images.shape))
-        needed = batch * (self.deployable.activations() * size + pixels * 4)
+        needed = batch_size * (self.deployable.activations() * bytes_each + pixels * 4)
         if needed > self.memory:
             raise UserError(
-                f"train.batch_size = {batch:,}: a step takes at least {needed / 2**30:,.1f} GiB, "
-                f"more than the {self.memory / 2**30:.1f} GiB of this machine; lower it, or make "
-                "the images or the net smaller"
+                f"train.batch_size = {batch_size:,}: a step takes at least "
+                f"{needed / 2**30:,.1f} GiB, more than the {self.memory / 2**30:.1f} GiB of this "
+                "machine; lower it, or make the images or the net smaller"
             )
 
     def _training_images(self) -> TrainingImages:
@@ -220,7 +228,8 @@ class Job:
             chosen = np.sort(order[:count])
         return TrainingImages(self.train_set, settings.memory_limit * 2**30, chosen)
 
-    def _learner(self):
+    def _learner(self) -> Learner:
+        """The net to train, with all that its training needs."""
         settings, model = self.settings.train, self.settings.model
         dataset = self.train_set.dataset
         classes = len(dataset.classes)
@@ -230,8 +239,8 @@ class Job:
             net = build_model(model.name, shape, outputs, model.settings, model.weights)
             self._check_image_sizes(net)
             # A set may be sorted by class, so not the first; in order, to read the disk once.
-            some = epoch_order(self.images.labels, settings.seed, ADAPT_DRAW)[:ADAPT_IMAGES]
-            adapt_model(model.name, net, self.images.take(np.sort(some)))
+            drawn = epoch_order(self.images.labels, settings.seed, ADAPT_DRAW)[:ADAPT_IMAGES]
+            adapt_model(model.name, net, self.images.take(np.sort(drawn)))
         has_backbone = any(layer.name == "backbone" for layer in net.layers)
         if settings.fine_tune.frozen_epochs and not has_backbone:
             raise UserError(
@@ -245,17 +254,16 @@ class Job:
                 "can be learnt; set model.weights (imagenet, or a file), or frozen_epochs: 0 to "
                 "train it from scratch"
             )
-        augment = Augmentation(self.settings.augment, dataset.shape)
-        self.augmentation = augment
-        if settings.debug.overfit_batch or not augment.active:
-            augment = None
-        weights = None
+        self.augmentation = Augmentation(self.settings.augment, dataset.shape)
+        varied = self.augmentation.active and not settings.debug.overfit_batch
+        class_weights = None
         if settings.class_weights == "balanced":
             counts = np.maximum(np.bincount(self.images.labels, minlength=classes), 1)
-            weights = (len(self.images) / (counts * classes)).astype(np.float32)
-        return Learner(net, settings, classes, augment, weights, self.strategy)
+            class_weights = (len(self.images) / (counts * classes)).astype(np.float32)
+        augment = self.augmentation if varied else None
+        return Learner(net, settings, classes, augment, class_weights, self.strategy)
 
-    def _check_image_sizes(self, net) -> None:
+    def _check_image_sizes(self, net: keras.Model) -> None:
         height, width, channels = self.train_set.dataset.shape
         for stage in self.settings.train.image_sizes:
             problem = f"train.image_sizes: size = {stage.size} is"
@@ -267,7 +275,7 @@ class Job:
                 name = self.settings.model.name
                 raise UserError(f"{problem} too small for the net {name}; raise it") from None
 
-    def _fingerprint(self, files) -> str:
+    def _fingerprint(self, files: Iterable[str | Path]) -> str:
         weights = self.settings.model.weights
         if weights and Path(weights).is_file():
             files = [*files, weights]

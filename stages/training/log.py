@@ -1,15 +1,38 @@
-"""What can be watched while a model trains: DVCLive's epoch log, TensorBoard, a profile."""
+"""What can be watched while a model trains: lines on the console, DVCLive's epoch log,
+TensorBoard, a profile."""
 
 import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 from dvclive import Live
 from scmrepo.exceptions import SCMError
 
 from stages.errors import UserError
+
+
+class Row(NamedTuple):
+    """An epoch, counted from 1, and its figures: train/loss, val/accuracy, learning_rate, ..."""
+
+    epoch: int
+    figures: dict[str, float]
+
+
+class Timing(NamedTuple):
+    """How long an epoch took, and the share of that time spent waiting for data.
+
+    The two rates are None for an epoch of one step: the first is not measured, it may compile.
+    """
+
+    epoch: int
+    images_per_second: float | None
+    waiting_for_data: float | None
+    seconds: float
 
 
 class EpochLog:
@@ -28,17 +51,16 @@ class EpochLog:
             ) from None
         self._written = 0
 
-    def __call__(self, rows: list[dict]) -> None:
+    def __call__(self, rows: list[Row]) -> None:
         """Write those of `rows` that are not yet written."""
         for row in rows[self._written :]:
-            self._live.step = row["epoch"]
-            for name, value in row.items():
-                if name != "epoch":
-                    self._live.log_metric(name, value)
+            self._live.step = row.epoch
+            for name, value in row.figures.items():
+                self._live.log_metric(name, value)
             self._live.sync()
         self._written = len(rows)
 
-    def end(self, summary: dict) -> None:
+    def end(self, summary: dict[str, Any]) -> None:
         """Add `summary` to the last row in metrics.json and close."""
         self._live.summary.update(summary)
         self._live.end()
@@ -48,20 +70,17 @@ class TensorBoardLog:
     """The same rows as scalars that TensorBoard shows, in `folder`; it need not be installed."""
 
     def __init__(self, folder: str | Path):
-        import tensorflow as tf
-
         shutil.rmtree(folder, ignore_errors=True)
         self._writer, self._write = tf.summary.create_file_writer(str(folder)), tf.summary.write
         self._kind = tf.compat.v1.SummaryMetadata()
         self._kind.plugin_data.plugin_name = "scalars"
         self._written = 0
 
-    def __call__(self, rows: list[dict]) -> None:
+    def __call__(self, rows: list[Row]) -> None:
         with self._writer.as_default():
             for row in rows[self._written :]:
-                for name, value in row.items():
-                    if name != "epoch":
-                        self._write(name, value, row["epoch"], self._kind)
+                for name, value in row.figures.items():
+                    self._write(name, value, row.epoch, self._kind)
         self._writer.flush()
         self._written = len(rows)
 
@@ -98,7 +117,12 @@ class Profile:
         if self._next == self._start + STEPS:
             self._end()
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._end()
         if self._folder and not self._done and kind is None:
             print(
@@ -110,3 +134,37 @@ class Profile:
         if self._running:
             tf.profiler.experimental.stop()
             self._running, self._done = False, True
+
+
+# Lines on the console
+
+
+def epoch_line(row: Row, timings: list[Timing], epochs: int, is_best: bool) -> str:
+    """What the console says of an epoch out of `epochs`; its timing is the last of `timings`."""
+    parts = [f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}"]
+    for side in ("train", "val"):
+        if f"{side}/loss" in row.figures:
+            loss, accuracy = (row.figures[f"{side}/{name}"] for name in ("loss", "accuracy"))
+            parts.append(f"{side} loss {loss:.4f} accuracy {accuracy:.2%}")
+    timing = timings[-1]
+    if timing.images_per_second:
+        parts.append(f"{timing.images_per_second:,.0f} images/s")
+        parts.append(f"{timing.waiting_for_data:.1%} waiting for data")
+    left = (epochs - row.epoch) * float(np.mean([timing.seconds for timing in timings[-3:]]))
+    if left:
+        parts.append(f"{_clock(left)} left")
+    if is_best:
+        parts.append("best so far")
+    return "  ".join(parts)
+
+
+def loss_and_accuracy(sums: np.ndarray) -> str:
+    """Means of `sums`, float64 (3,): loss, correct, images."""
+    loss, correct, count = sums
+    return f"loss {loss / count:.4f}, accuracy {correct / count:.2%}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

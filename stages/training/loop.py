@@ -1,61 +1,72 @@
 """The training of one model, epoch by epoch, from its last checkpoint to its best weights."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from stages.errors import UserError
+from stages.parameters.train import EarlyStopping, Train
 from stages.progress import progress
+from stages.store.image_set import ImageSet
 from stages.training.batches import Prefetcher, TrainingImages, epoch_order
 from stages.training.checkpoint import Checkpoint
-from stages.training.log import Profile
+from stages.training.learner import Learner
+from stages.training.log import Profile, Row, Timing, epoch_line, loss_and_accuracy
 
 # Images to judge at a time: at most so many, and at most so many pixels, 41 images of 224x224.
-EVALUATION_BATCH, EVALUATION_PIXELS = 512, 2**21
+LARGEST_BATCH_SIZE, LARGEST_BATCH_PIXELS = 512, 2**21
 
 
 @dataclass
 class Result:
-    """`weights` as `model.get_weights()` orders them; `rows` one dict an epoch, `best` its number.
+    """The best epoch: its number `best`, its `weights` as `model.get_weights()` orders them.
 
-    `timing` holds seconds, images/s and the share of time spent waiting for data of each epoch.
+    `rows` and `timings` are those of all epochs.
     """
 
     weights: list[np.ndarray]
-    rows: list[dict]
     best: int
-    timing: list[dict]
+    rows: list[Row]
+    timings: list[Timing]
 
     @property
-    def times(self) -> dict:
+    def times(self) -> dict[str, Any]:
         """Figures for reports/timing.json."""
-        rates = [entry["images_per_second"] for entry in self.timing if entry["images_per_second"]]
-        waits = [entry["waiting_for_data"] for entry in self.timing if entry["images_per_second"]]
+        measured = [timing for timing in self.timings if timing.images_per_second]
         return {
-            "seconds": round(sum(entry["seconds"] for entry in self.timing), 1),
-            "images_per_second": float(np.median(rates)) if rates else None,
-            "waiting_for_data": float(np.median(waits)) if waits else None,
-            "epochs": self.timing,
+            "seconds": round(sum(timing.seconds for timing in self.timings), 1),
+            "images_per_second": _median([timing.images_per_second for timing in measured]),
+            "waiting_for_data": _median([timing.waiting_for_data for timing in measured]),
+            "epochs": [timing._asdict() for timing in self.timings],
         }
 
 
+class Phase(NamedTuple):
+    """Epochs with the same trainable weights and the same schedule; `factor` on the rate."""
+
+    first_epoch: int
+    end_epoch: int
+    factor: float
+
+
 def fit(
-    learner,
+    learner: Learner,
     images: TrainingImages,
-    validation,
+    validation: ImageSet | None,
     checkpoint: Checkpoint,
-    logs: list[Callable[[list[dict]], None]],
+    logs: Sequence[Callable[[list[Row]], None]],
     save_epochs: bool = False,
     profile: Path | None = None,
 ) -> Result:
     """Train `learner` on `images` as its settings say and return the best weights.
 
     Args:
-        validation: an `ImageSet` to choose the best epoch by, or None: the last is kept.
+        validation: images to choose the best epoch by, or None: the last is kept.
         checkpoint: where the state is kept, and from where an interrupted training goes on.
         logs: called with the rows so far, before the first epoch and after each.
         save_epochs: keep the weights of every epoch in `checkpoint`, not of the best alone.
@@ -68,20 +79,29 @@ def fit(
 
 
 class _Training:
-    def __init__(self, learner, images, validation, checkpoint, logs, save_epochs, profile):
+    def __init__(
+        self,
+        learner: Learner,
+        images: TrainingImages,
+        validation: ImageSet | None,
+        checkpoint: Checkpoint,
+        logs: Sequence[Callable[[list[Row]], None]],
+        save_epochs: bool,
+        profile: Path | None,
+    ):
         self.learner, self.images, self.validation = learner, images, validation
         self.checkpoint, self.logs = checkpoint, logs
         self.save_epochs, self.profile = save_epochs, profile
         self.settings = learner.settings
-        self.steps_per_epoch = steps(len(images), self.settings)
+        self.steps_per_epoch = steps_per_epoch(len(images), self.settings)
         if not self.steps_per_epoch:
             raise UserError(
                 f"train.devices = {self.settings.devices}: there are only {len(images)} training "
                 "images to share among them; lower it"
             )
         self.epoch, self.step, self.sums = 0, 0, np.zeros(3)
-        self.rows: list[dict] = []
-        self.timing: list[dict] = []
+        self.rows: list[Row] = []
+        self.timings: list[Timing] = []
         self.best: int | None = None
 
     def run(self) -> Result:
@@ -98,36 +118,43 @@ class _Training:
                         f"memory ran out in epoch {self.epoch + 1}; lower train.batch_size (now "
                         f"{self.settings.batch_size}), preprocess.size or the net's own settings"
                     ) from None
-        best = self.best or self.rows[-1]["epoch"]
+        best = self.best or self.rows[-1].epoch
         weights = self.checkpoint.weights(best) if self.best else self.learner.final_weights()
         if weights is None:
             raise UserError(
                 f"{self.checkpoint.folder} has lost the weights of epoch {best}; run the same "
                 "command again to train afresh"
             )
-        return Result(weights, self.rows, best, self.timing)
+        return Result(weights, best, self.rows, self.timings)
 
     def _one_epoch(self) -> None:
         if self.step == 0 and self.epoch in (0, self.settings.fine_tune.frozen_epochs):
             self._start_phase()
-        begun = time.perf_counter()
-        rate = self._train_epoch()
+        start = time.perf_counter()
+        images_per_second, waiting = self._train_epoch()
         state = self.learner.state()
         self._stop_if_diverged(self.sums, state)
         row = self._judge()
         improved = self._improves(row)
         self.rows.append(row)
         if improved:
-            self.best = row["epoch"]
+            self.best = row.epoch
         if improved or self.save_epochs:
-            self.checkpoint.save_weights(self.learner.final_weights(), row["epoch"])
-        self.timing.append({"epoch": row["epoch"], **rate, "seconds": _since(begun)})
+            self.checkpoint.save_weights(self.learner.final_weights(), row.epoch)
+        seconds = round(time.perf_counter() - start, 3)
+        self.timings.append(Timing(row.epoch, images_per_second, waiting, seconds))
         self.epoch, self.step, self.sums = self.epoch + 1, 0, np.zeros(3)
         self._save(state)
         self._log()
-        print(self._line(row), flush=True)
+        print(epoch_line(row, self.timings, self.settings.epochs, improved), flush=True)
 
-    def _stop_if_diverged(self, sums, state=(), what="loss", untrained=False) -> None:
+    def _stop_if_diverged(
+        self,
+        sums: Sequence[float] | np.ndarray,
+        state: Sequence[np.ndarray] = (),
+        what: str = "loss",
+        untrained: bool = False,
+    ) -> None:
         """Raise unless the `sums` (loss, correct, images) and the arrays of `state` are finite.
 
         `what` the loss is of, and whether it is that of weights which are still `untrained`.
@@ -161,13 +188,13 @@ class _Training:
 
     # Phases: all weights at once, or first all but the backbone and then all
 
-    def _phase(self) -> tuple[int, int, float]:
-        """First epoch, end epoch and learning-rate factor of the phase of this epoch."""
+    def _phase(self) -> Phase:
+        """That of this epoch."""
         frozen = self.settings.fine_tune.frozen_epochs
         if self.epoch < frozen:
-            return 0, frozen, 1.0
+            return Phase(0, frozen, 1.0)
         factor = self.settings.fine_tune.learning_rate_factor if frozen else 1.0
-        return frozen, self.settings.epochs, factor
+        return Phase(frozen, self.settings.epochs, factor)
 
     def _start_phase(self) -> None:
         frozen = self.settings.fine_tune.frozen_epochs
@@ -177,12 +204,12 @@ class _Training:
 
     # One epoch
 
-    def _train_epoch(self) -> dict:
+    def _train_epoch(self) -> tuple[float | None, float | None]:
+        """Images per second, and the share of the time spent waiting for data."""
         settings, learner = self.settings, self.learner
-        order = self._order()
-        first_epoch, end_epoch, factor = self._phase()
-        before = (self.epoch - first_epoch) * self.steps_per_epoch
-        phase_steps = (end_epoch - first_epoch) * self.steps_per_epoch
+        order, phase = self._order(), self._phase()
+        before = (self.epoch - phase.first_epoch) * self.steps_per_epoch
+        phase_steps = (phase.end_epoch - phase.first_epoch) * self.steps_per_epoch
         all_steps = settings.epochs * self.steps_per_epoch
         batches = Prefetcher(self.images, order, settings.batch_size, self.step)
         saved = time.monotonic()
@@ -192,7 +219,7 @@ class _Training:
         with progress(len(order), "images", what, self.step * settings.batch_size) as bar:
             for batch in batches:
                 learner.set_learning_rates(
-                    before + self.step, phase_steps, self.steps_per_epoch, factor
+                    before + self.step, phase_steps, self.steps_per_epoch, phase.factor
                 )
                 done = self.epoch * self.steps_per_epoch + self.step
                 with self.profiler.step():
@@ -208,7 +235,7 @@ class _Training:
                 if bar.update(len(batch.index)):
                     now = sums + pending.numpy()
                     self._stop_if_diverged(now)
-                    bar.set_postfix_str(_loss_and_accuracy(now), refresh=False)
+                    bar.set_postfix_str(loss_and_accuracy(now), refresh=False)
                 if time.monotonic() - saved > settings.checkpoint_minutes * 60:
                     self.sums, pending = sums + pending.numpy(), None
                     sums = self.sums
@@ -217,11 +244,10 @@ class _Training:
                     self._save(state)
                     saved = time.monotonic()
         self.sums = sums + (0 if pending is None else pending.numpy())
-        elapsed = time.perf_counter() - clock if clock else 0.0
-        return {
-            "images_per_second": round(seen / elapsed, 1) if seen else None,
-            "waiting_for_data": round(batches.waited / elapsed, 4) if seen else None,
-        }
+        if clock is None or not seen:
+            return None, None
+        elapsed = time.perf_counter() - clock
+        return round(seen / elapsed, 1), round(batches.waited / elapsed, 4)
 
     def _order(self) -> np.ndarray:
         settings = self.settings
@@ -238,35 +264,35 @@ class _Training:
 
     # Judging
 
-    def _judge(self) -> dict:
+    def _judge(self) -> Row:
         loss, correct, count = (float(value) for value in self.sums)
-        row = {
-            "epoch": self.epoch + 1,
+        figures = {
             "train/loss": loss / count,
             "train/accuracy": correct / count,
             "learning_rate": self.learner.learning_rate,
         }
         last = self.epoch + 1 == self.settings.epochs
         if self.validation and (last or (self.epoch + 1) % self.settings.validate_every == 0):
-            size = evaluation_batch(self.validation.dataset.shape)
-            scores = self.learner.evaluate(self.validation.batches(size), self.validation.labels)
-            self._stop_if_diverged((scores["loss"], 0, 1), what="validation loss")
-            row |= {f"val/{name}": value for name, value in scores.items()}
+            batch_size = evaluation_batch_size(self.validation.dataset.shape)
+            batches = self.validation.batches(batch_size)
+            scores = self.learner.evaluate(batches, self.validation.labels)
+            self._stop_if_diverged((scores.loss, 0, 1), what="validation loss")
+            figures |= {f"val/{name}": value for name, value in scores._asdict().items()}
         elif last:  # weights may be finite and too large to compute with: nobody else would notice
-            some = np.arange(min(len(self.images), evaluation_batch(self.images.shape)))
+            some = np.arange(min(len(self.images), evaluation_batch_size(self.images.shape)))
             scores = self.learner.evaluate([self.images.take(some)], self.images.labels[some])
-            self._stop_if_diverged((scores["loss"], 0, 1))
-        return row
+            self._stop_if_diverged((scores.loss, 0, 1))
+        return Row(self.epoch + 1, figures)
 
-    def _improves(self, row: dict) -> bool:
+    def _improves(self, row: Row) -> bool:
         """Better than the best row before, by the monitored score; if equal, by the loss."""
-        if self.settings.monitor not in row:
+        if self.settings.monitor not in row.figures:
             return False
         if self.best is None:
             return True
         best = self.rows[self.best - 1]
         gain = _gain(row, best, self.settings.monitor)
-        return gain > 0 or (gain == 0 and row["val/loss"] < best["val/loss"])
+        return gain > 0 or (gain == 0 and _gain(row, best, "val/loss") > 0)
 
     def _should_stop(self) -> bool:
         frozen = self.settings.fine_tune.frozen_epochs
@@ -286,7 +312,7 @@ class _Training:
                 "step": self.step,
                 "sums": self.sums.tolist(),
                 "rows": self.rows,
-                "timing": self.timing,
+                "timings": self.timings,
                 "best": self.best,
                 "kept": self._kept(),
             },
@@ -295,67 +321,48 @@ class _Training:
     def _kept(self) -> list[int]:
         """Epochs whose weights are kept in files of their own."""
         if self.save_epochs:
-            return [row["epoch"] for row in self.rows]
+            return [row.epoch for row in self.rows]
         return [self.best] if self.best else []
 
     def _resume(self) -> None:
-        found = self.checkpoint.load()
-        if found is None:
+        saved = self.checkpoint.load()
+        if saved is None:
             return
-        arrays, state = found
+        state = saved.document
+        self.rows = [Row(*row) for row in state["rows"]]
         if "failure" in state:
-            self.rows = state["rows"]
             self._log()
             raise UserError(state["failure"])
         # The optimisers are those of the last epoch that was begun.
         self.epoch = state["epoch"] if state["step"] else state["epoch"] - 1
         self._start_phase()
-        self.learner.restore(arrays)
+        self.learner.restore(saved.arrays)
         self.epoch, self.step, self.sums = state["epoch"], state["step"], np.array(state["sums"])
-        self.rows, self.timing, self.best = state["rows"], state["timing"], state["best"]
+        self.timings, self.best = [Timing(*each) for each in state["timings"]], state["best"]
         at = f" and {self.step} steps" if self.step else ""
         print(f"continuing after {self.epoch} epochs{at}", flush=True)
 
-    # What the console shows
 
-    def _line(self, row: dict) -> str:
-        epochs, timing = self.settings.epochs, self.timing[-1]
-        parts = [f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"]
-        for side in ("train", "val"):
-            if f"{side}/loss" in row:
-                accuracy = row[f"{side}/accuracy"]
-                parts.append(f"{side} loss {row[f'{side}/loss']:.4f} accuracy {accuracy:.2%}")
-        if timing["images_per_second"]:
-            parts.append(f"{timing['images_per_second']:,.0f} images/s")
-            parts.append(f"{timing['waiting_for_data']:.1%} waiting for data")
-        mean = np.mean([entry["seconds"] for entry in self.timing[-3:]])
-        left = (epochs - row["epoch"]) * mean
-        if left:
-            parts.append(f"{_clock(left)} left")
-        if row["epoch"] == self.best:
-            parts.append("best so far")
-        return "  ".join(parts)
-
-
-def steps(images: int, settings) -> int:
-    """Steps an epoch. The last batch may be smaller, down to one image for each device."""
+def steps_per_epoch(images: int, settings: Train) -> int:
+    """The last batch may be smaller than the others, down to one image for each device."""
     whole, rest = divmod(images, settings.batch_size)
     count = whole + (rest >= settings.devices)
     return min(count, settings.debug.max_steps or count)
 
 
-def should_stop(rows: list[dict], monitor: str, settings, frozen_epochs: int = 0) -> bool:
+def should_stop(
+    rows: list[Row], monitor: str, settings: EarlyStopping, frozen_epochs: int = 0
+) -> bool:
     """As `keras.callbacks.EarlyStopping`: no gain above `min_delta` in `patience` epochs.
 
     Counted are the epochs that were validated, after the first `start_from_epoch` and once all
-    weights are trained: a backbone that is still frozen says nothing of what comes. `settings`
-    are those of `train.early_stopping`.
+    weights are trained: a backbone that is still frozen says nothing of what comes.
     """
     if not settings.patience:
         return False
     reference, waited = None, 0
     for row in rows[max(settings.start_from_epoch, frozen_epochs) :]:
-        if monitor not in row:
+        if monitor not in row.figures:
             continue
         if reference is None or _gain(row, reference, monitor) > settings.min_delta:
             reference, waited = row, 0
@@ -364,25 +371,15 @@ def should_stop(rows: list[dict], monitor: str, settings, frozen_epochs: int = 0
     return waited >= settings.patience
 
 
-def _gain(row: dict, than: dict, monitor: str) -> float:
-    return (row[monitor] - than[monitor]) * (-1 if monitor == "val/loss" else 1)
+def _gain(row: Row, than: Row, monitor: str) -> float:
+    """How much better `row` is `than` another, by the score `monitor`."""
+    return (row.figures[monitor] - than.figures[monitor]) * (-1 if monitor == "val/loss" else 1)
 
 
-def evaluation_batch(shape) -> int:
+def evaluation_batch_size(shape: tuple[int, int, int]) -> int:
     """How many images of `shape` (h, w, c) to judge at a time; more would not be faster."""
-    return max(1, min(EVALUATION_BATCH, EVALUATION_PIXELS // (shape[0] * shape[1])))
+    return max(1, min(LARGEST_BATCH_SIZE, LARGEST_BATCH_PIXELS // (shape[0] * shape[1])))
 
 
-def _loss_and_accuracy(sums) -> str:
-    loss, correct, count = sums
-    return f"loss {loss / count:.4f}, accuracy {correct / count:.2%}"
-
-
-def _since(start: float) -> float:
-    return round(time.perf_counter() - start, 3)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+def _median(values: list) -> float | None:
+    return float(np.median(values)) if values else None

@@ -2,19 +2,21 @@
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from stages.errors import UserError
+from stages.parameters.train import Group, Optimizer, Schedule
 
 
-def schedule_factor(schedule, position: float, epoch: float) -> float:
+def schedule_factor(schedule: Schedule, position: float, epoch: float) -> float:
     """The factor on the learning rate, 0 to 1.
 
     Args:
-        schedule: the settings `train.schedule`.
         position: share of the steps done, 0 for the first step, below 1.
         epoch: the same in epochs.
 
@@ -46,58 +48,55 @@ ADAM_BESIDE_MUON = 0.05
 
 
 @dataclass
-class Member:
-    """One optimiser, the weights it moves, and its peak learning rate.
+class WeightGroup:
+    """Weights that one optimiser moves, and its peak learning rate.
 
-    `epochs` squeezes the schedule into that many epochs, after which the weights stay. `at` are
-    the positions of the weights in the list of all, `current` the learning rate of the moment.
+    `positions` are those of the weights in the list of all. `epochs` squeezes the schedule into
+    that many epochs, after which the weights stay. `current_rate` is what the optimiser has now.
     """
 
     optimizer: keras.optimizers.Optimizer
-    weights: list
+    weights: list[keras.Variable]
+    positions: list[int]
     learning_rate: float
-    epochs: int | None = None
-    at: list[int] = field(default_factory=list)
-    current: float | None = None
+    epochs: int | None
+    current_rate: np.float32
 
 
-def make_optimizers(settings, weights: list) -> list[Member]:
-    """Optimisers for `weights` (Keras variables) as `train.optimizer` says.
+def make_optimizers(settings: Optimizer, weights: list[keras.Variable]) -> list[WeightGroup]:
+    """The groups of `weights` with their optimisers, as `train.optimizer` says.
 
     A weight belongs to the first group whose regular expression `match` is found in its path,
     and takes from the main settings what the group leaves open. A group may have none of these
     weights, as where a backbone is frozen.
     """
-    chosen: dict[int, list[int]] = {}
-    for at, weight in enumerate(weights):
-        chosen.setdefault(_group_of(weight, settings.groups), []).append(at)
-    members = []
-    for number in sorted(chosen):
-        own = {} if number < 0 else settings.groups[number].model_dump(exclude_none=True)
+    positions_of: dict[int, list[int]] = {}  # by the number of the group, MAIN for none
+    for position, weight in enumerate(weights):
+        positions_of.setdefault(_group_number(weight, settings.groups), []).append(position)
+    made = []
+    for number, positions in sorted(positions_of.items()):
+        own = {} if number == MAIN else settings.groups[number].model_dump(exclude_none=True)
         merged = settings.model_copy(
             update={key: value for key, value in own.items() if key not in ("match", "epochs")}
         )
-        at = chosen[number]
         if merged.name == "muon":
             last = max(i for i, weight in enumerate(weights) if len(weight.shape) > 1)
-            vectors = [i for i in at if len(weights[i].shape) < 2 or (i == last and number < 0)]
-            at = [i for i in at if i not in vectors]
-            if vectors:
-                beside = merged.model_copy(
-                    update={
-                        "name": "adam",
-                        "learning_rate": merged.learning_rate * ADAM_BESIDE_MUON,
-                    }
-                )
-                members.append(_member(beside, weights, vectors, own.get("epochs")))
-        if at:
-            members.append(_member(merged, weights, at, own.get("epochs")))
-    return members
+            for_adam = [
+                i for i in positions if len(weights[i].shape) < 2 or (i == last and number == MAIN)
+            ]
+            positions = [i for i in positions if i not in for_adam]
+            if for_adam:
+                rate = merged.learning_rate * ADAM_BESIDE_MUON
+                adam = merged.model_copy(update={"name": "adam", "learning_rate": rate})
+                made.append(_weight_group(adam, weights, for_adam, own.get("epochs")))
+        if positions:
+            made.append(_weight_group(merged, weights, positions, own.get("epochs")))
+    return made
 
 
-def check_groups(settings, weights: list) -> None:
+def check_groups(settings: Optimizer, weights: list[keras.Variable]) -> None:
     """Raise `UserError` for a group of `train.optimizer` that gets none of a model's `weights`."""
-    taken = {_group_of(weight, settings.groups) for weight in weights}
+    taken = {_group_number(weight, settings.groups) for weight in weights}
     for number, group in enumerate(settings.groups):
         if number in taken:
             continue
@@ -112,22 +111,30 @@ def check_groups(settings, weights: list) -> None:
         )
 
 
-def _group_of(weight, groups) -> int:
+MAIN = -1
+
+
+def _group_number(weight: keras.Variable, groups: list[Group]) -> int:
+    """Which of `groups` a weight belongs to; MAIN for none."""
     for number, group in enumerate(groups):
         if re.search(group.match, weight.path):
             return number
-    return -1
+    return MAIN
 
 
-def _member(settings, weights, at, epochs) -> Member:
+def _weight_group(
+    settings: Optimizer, weights: list[keras.Variable], positions: list[int], epochs: int | None
+) -> WeightGroup:
+    """The weights at `positions`, with an optimiser of their own."""
     optimizer = _make(settings)
-    mine = [weights[i] for i in at]
-    optimizer.build(mine)
-    return Member(optimizer, mine, settings.learning_rate, epochs, at)
+    own = [weights[i] for i in positions]
+    optimizer.build(own)
+    rate = settings.learning_rate
+    return WeightGroup(optimizer, own, positions, rate, epochs, np.float32(rate))
 
 
-def _make(settings) -> keras.optimizers.Optimizer:
-    common = {
+def _make(settings: Optimizer) -> keras.optimizers.Optimizer:
+    common: dict[str, Any] = {
         "learning_rate": settings.learning_rate,
         "weight_decay": settings.weight_decay or None,
     }
@@ -164,19 +171,26 @@ class Muon(keras.optimizers.Optimizer):
     COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
     def __init__(
-        self, learning_rate=0.02, momentum=0.9, nesterov=True, normalize_weights=False, **options
+        self,
+        learning_rate: float = 0.02,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        normalize_weights: bool = False,
+        **options: Any,
     ):
         super().__init__(learning_rate=learning_rate, **options)
         self.momentum, self.nesterov = momentum, nesterov
         self.normalize_weights = normalize_weights
 
-    def build(self, variables):
+    def build(self, variables: list[keras.Variable]) -> None:
         if self.built:
             return
         super().build(variables)
         self.momentums = self.add_optimizer_variables(variables, "momentum")
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
         momentum = self.momentums[self._get_variable_index(variable)]
         gradient = tf.cast(gradient, variable.dtype)
         total = self.momentum * tf.convert_to_tensor(momentum) + gradient
@@ -192,15 +206,22 @@ class Muon(keras.optimizers.Optimizer):
             matrix *= max(1.0, columns / rows) ** 0.5
         self.assign(variable, value - learning_rate * tf.reshape(matrix, update.shape))
 
-    def _orthogonalize(self, matrix):
-        """Newton-Schulz: pushes all singular values towards 1, a few per cent off.
+    def _orthogonalize(self, matrix: tf.Tensor) -> tf.Tensor:
+        """The Newton-Schulz iteration: pushes all singular values towards 1.
 
-        Each step multiplies the matrix by a polynomial of its Gram matrix, so the steps are
-        taken on the product of the polynomials and on the Gram matrix, which are small and
-        square, and the matrix itself is multiplied once.
+        Take the singular value decomposition X = U S V'. One step of the iteration is
+        X <- (a I + b X X' + c (X X')^2) X. As X X' = U S^2 U', this leaves U and V alone and maps
+        each singular value s to a s + b s^3 + c s^5. The coefficients are chosen so that this
+        polynomial takes small s up quickly and keeps large ones near 1: three steps bring all
+        above 0.02 to between 0.68 and 1.21. The result is nearly U V', by matrix products alone.
+
+        Here the matrix is multiplied only once. The polynomials P of all steps commute, being
+        polynomials of the same Gram matrix G = X X', so their product can be collected first; and
+        X <- P X makes G <- P G P. Both are square, with the shorter side of the matrix (X' X for
+        a matrix that is higher than wide).
         """
         a, b, c = self.COEFFICIENTS
-        matrix /= tf.norm(matrix) + 1e-7
+        matrix /= tf.norm(matrix) + 1e-7  # no singular value is above the Frobenius norm
         tall = matrix.shape[0] > matrix.shape[1]
         gram = tf.matmul(matrix, matrix, transpose_a=tall, transpose_b=not tall)
         product = identity = tf.eye(gram.shape[0])
