@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from stages.files import (
     PREDICTIONS,
     PREDICTIONS_COLUMNS,
     PROCESSED,
+    SCORES,
     SPLITS,
     TIMES,
 )
@@ -38,6 +41,9 @@ from stages.store.model import Judgement, Score, load_model, record_times, write
 from stages.store.names import path_cell
 from stages.store.outputs import Outputs, made_by, outputs_of
 from stages.store.tables import write_table
+
+if TYPE_CHECKING:
+    import keras
 
 
 def main() -> None:
@@ -74,16 +80,14 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     forward = time.perf_counter() - before
     predicted = test_probabilities.argmax(axis=1)
 
-    metrics = {"test": scores.score(test.labels, test_probabilities, settings.top_k)}
-    metrics["test"] |= scores.rounded({"base_rate": scores.base_rate(train.labels, test.labels)})
-    metrics["test"]["per_class"] = scores.score_classes(test.labels, predicted, classes)
-    if len(val):
-        metrics["val"] = scores.score(val.labels, predict(val, "val images"), settings.top_k)
-    if len(extra):
-        metrics["extra"] = scores.score(
-            extra.labels, predict(extra, "extra images"), settings.top_k
-        )
-    metrics["model"] = {"parameters": model.count_params(), "bytes": MODEL.stat().st_size}
+    figures = {"test": scores.score(test.labels, test_probabilities, settings.top_k)}
+    figures["test"] |= scores.rounded({"base_rate": scores.base_rate(train.labels, test.labels)})
+    by_class = scores.score_classes(test.labels, test_probabilities, classes)
+    for side, images in (("val", val), ("extra", extra)):
+        if len(images):
+            chances = predict(images, f"{side} images")
+            figures[side] = scores.score(images.labels, chances, settings.top_k)
+    figures["model"] = {"parameters": model.count_params(), "bytes": MODEL.stat().st_size}
 
     mistakes = most_confident_mistakes(test.labels, test_probabilities, settings.grad_cam)
     maps = _explain(model, test, mistakes, predicted, settings.batch_size)
@@ -91,13 +95,14 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     single = _seconds_per_single_image(model, test)
     by_epoch = _accuracy_by_epoch(model, extra, predict) if len(extra) else []
 
-    _write_json(outputs.file(METRICS), metrics)
+    _write_json(outputs.file(METRICS), scores.headline(figures))
+    _write_json(outputs.file(SCORES), figures)
     _write_predictions(outputs.file(PREDICTIONS), test, test_probabilities, classes)
     _write_text(outputs.file(CLASSIFICATION_REPORT), scores.report(test.labels, predicted, classes))
     folder = outputs.directory(CURVES)
     for name, table in {
         "confusion": curves.confusion_table(test.labels, predicted, classes),
-        "per_class": curves.per_class_table(test.labels, test_probabilities, classes),
+        "per_class": curves.per_class_table(by_class),
         "roc": curves.roc_table(test.labels, test_probabilities, classes),
         "precision_recall": curves.precision_recall_table(test.labels, test_probabilities, classes),
         "reliability": curves.reliability_table(test.labels, test_probabilities),
@@ -109,8 +114,9 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     np.save(folder / "grad_cam.npy", maps)
     write_table(folder / "grad_cam.csv", ["id"], [[id] for id in test.ids[mistakes[: len(maps)]]])
     _write_json(folder / "model.json", {**info.model_dump(), "sha256": sha256, "layers": layers})
-    _write_text(outputs.file(CARD), model_card(info, metrics, data, settings.model_dump()))
-    score = Score(**{name: metrics["test"][name] for name in Score.model_fields})
+    card = model_card(info, figures, by_class, data, settings.model_dump())
+    _write_text(outputs.file(CARD), card)
+    score = Score.model_validate({name: figures["test"][name] for name in Score.model_fields})
     write_judgement(
         outputs.file(JUDGEMENT),
         Judgement(sha256=sha256, tta=settings.tta, top_k=settings.top_k, test=score),
@@ -121,7 +127,9 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     }
 
 
-def _predict(model, images: ImageSet, batch_size: int, tta: str, what: str) -> np.ndarray:
+def _predict(
+    model: "keras.Model", images: ImageSet, batch_size: int, tta: str, what: str
+) -> np.ndarray:
     """Class probabilities float32 (n, classes); holds one batch of pixels at a time."""
     out = np.empty((len(images), model.output_shape[-1]), np.float32)
     with progress(len(images), "images", what) as bar:
@@ -138,7 +146,13 @@ def _predict(model, images: ImageSet, batch_size: int, tta: str, what: str) -> n
     return out
 
 
-def _explain(model, test: ImageSet, chosen, predicted, batch_size: int) -> np.ndarray:
+def _explain(
+    model: "keras.Model",
+    test: ImageSet,
+    chosen: np.ndarray,
+    predicted: np.ndarray,
+    batch_size: int,
+) -> np.ndarray:
     """Grad-CAM uint8 (n, 2, rows, columns) of the `chosen` images.
 
     First for the predicted class, then for the actual one; empty for a model without
@@ -161,7 +175,9 @@ def _explain(model, test: ImageSet, chosen, predicted, batch_size: int) -> np.nd
     return np.stack(both, axis=1)
 
 
-def _accuracy_by_epoch(model, extra: ImageSet, predict) -> list[tuple]:
+def _accuracy_by_epoch(
+    model: "keras.Model", extra: ImageSet, predict: Callable[[ImageSet, str], np.ndarray]
+) -> list[tuple]:
     """Accuracy on the extra set with the weights of each saved epoch: seen, never chosen by."""
     rows = []
     for path in sorted(EPOCHS.glob("epoch-*.weights.h5")):
@@ -173,7 +189,7 @@ def _accuracy_by_epoch(model, extra: ImageSet, predict) -> list[tuple]:
     return rows
 
 
-def _seconds_per_single_image(model, test: ImageSet, runs: int = 20) -> float:
+def _seconds_per_single_image(model: "keras.Model", test: ImageSet, runs: int = 20) -> float:
     """Median time of one image alone, as a service would see it."""
     times = []
     marks = (time.perf_counter() for _ in probabilities(model, [test.images(0, 1)] * (runs + 1)))
@@ -198,7 +214,7 @@ def _write_predictions(
     write_table(path, PREDICTIONS_COLUMNS, rows)
 
 
-def _write_json(path: Path, value: dict) -> None:
+def _write_json(path: Path, value: dict[str, Any]) -> None:
     _write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 

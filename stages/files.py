@@ -31,7 +31,8 @@ TENSORBOARD = Path("reports/tensorboard")
 # evaluate
 JUDGEMENT = Path("models/model.json")
 CARD = Path("models/README.md")
-METRICS = Path("reports/metrics.json")
+METRICS = Path("reports/metrics.json")  # the headline of SCORES, which DVC compares
+SCORES = Path("reports/scores.json")
 PREDICTIONS = Path("reports/predictions.csv")
 CLASSIFICATION_REPORT = Path("reports/classification_report.txt")
 CURVES = Path("reports/curves")

@@ -1,17 +1,12 @@
 """plot: pictures of the results, one page to open or send, and a headline."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stages.errors import run
-from stages.files import (
-    AUGMENTED,
-    OVERVIEW,
-    PAGE,
-    PLOTS,
-    TIMES,
-)
+from stages.files import AUGMENTED, OVERVIEW, PAGE, PLOTS, TIMES
 from stages.metrics.mistakes import (
     hardest_and_easiest,
     most_confident_mistakes,
@@ -19,6 +14,13 @@ from stages.metrics.mistakes import (
 )
 from stages.parameters.whole import Parameters, read_parameters
 from stages.store.outputs import Outputs, made_by, outputs_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from stages.figures.charts import Curve
+    from stages.report.results import Results
+    from stages.store.image_set import ImageSet
 
 
 def main() -> None:
@@ -66,23 +68,26 @@ def plot(outputs: Outputs) -> str:
         overlays,
     )
     outputs.file(PAGE).write_text(page, encoding="utf-8")
-    times = read_times(TIMES, results.model.get("sha256"))
+    times = read_times(TIMES, results.sha256)
     return console_summary(results, times, str(PAGE))
 
 
-def _charts(results) -> Iterator[tuple]:
+def _charts(results: "Results") -> Iterator[tuple[str, "Figure"]]:
     """Name and figure of each chart; these are also on the page."""
     from stages.figures import charts
 
-    def curves(what, x, y, area):
-        table, areas = results.curves[what], results.curves["per_class"]
-        found = {
+    def curves(
+        what: str, x: str, y: str, area: str
+    ) -> tuple[dict[str, "Curve"], dict[str, float], int]:
+        """The curves of the table `what` and the areas under them by name, and all classes."""
+        table = results.curves[what]
+        by_name = {
             name: (table[x][table["class"] == name], table[y][table["class"] == name])
-            for name in dict.fromkeys(table["class"])
+            for name in dict.fromkeys(table["class"].tolist())
         }
-        by_class = dict(zip(areas["class"], areas[area], strict=True))
-        mean = np.nanmean(areas[area])
-        return found, {name: by_class.get(name, mean) for name in found}, len(results.classes)
+        areas = {score.name: getattr(score, area) for score in results.class_scores}
+        mean = float(np.mean([value for value in areas.values() if value is not None]))
+        return by_name, {name: areas.get(name, mean) for name in by_name}, len(results.classes)
 
     history = {
         what: {
@@ -94,11 +99,9 @@ def _charts(results) -> Iterator[tuple]:
     }
     if any(history.values()):
         yield "learning_curves", charts.learning_curves(**history, chosen=results.chosen_epoch)
-    scores = results.curves["per_class"]
-    yield (
-        "class_scores",
-        charts.class_scores(results.classes, scores["f1"], scores["support"].astype(int)),
-    )
+    f1 = np.array([score.f1 for score in results.class_scores])
+    support = np.array([score.support for score in results.class_scores])
+    yield "class_scores", charts.class_scores(results.classes, f1, support)
     yield "class_counts", charts.class_counts(results.classes, results.counts)
     if len(results.curves["roc"]["class"]):
         yield (
@@ -113,9 +116,7 @@ def _charts(results) -> Iterator[tuple]:
         )
     yield (
         "reliability",
-        charts.reliability(
-            **results.curves["reliability"], error=results.metrics["test"]["calibration_error"]
-        ),
+        charts.reliability(**results.curves["reliability"], error=results.scores["test"]["ece"]),
     )
     extra = results.curves["extra"]
     if len(extra["epoch"]):
@@ -123,21 +124,21 @@ def _charts(results) -> Iterator[tuple]:
 
 
 def _pictures(
-    results, augmented: np.ndarray, samples: np.ndarray, mistakes: np.ndarray
-) -> Iterator[tuple]:
+    results: "Results", augmented: np.ndarray, samples: np.ndarray, mistakes: np.ndarray
+) -> Iterator[tuple[str, "Figure"]]:
     """Name and figure of each picture that shows images or the confusion matrix."""
     from stages.figures import pictures
     from stages.figures.pictures import TITLES, confusion_matrix
 
     names, test = results.classes, results.test
 
-    def of(images, positions):
+    def pixels(images: "ImageSet", positions: np.ndarray) -> list[np.ndarray]:
         return list(images.pixels.take(images.rows[positions]))
 
-    def actual(positions):
+    def actual(positions: np.ndarray) -> list[str]:
         return [names[k] for k in results.labels[positions]]
 
-    def predicted(positions):
+    def predicted(positions: np.ndarray) -> list[str]:
         return [names[k] for k in results.predicted[positions]]
 
     for kind in TITLES:
@@ -145,14 +146,17 @@ def _pictures(
     yield (
         "samples",
         pictures.samples(
-            of(results.train, samples), [names[k] for k in results.train.labels[samples]]
+            pixels(results.train, samples), [names[k] for k in results.train.labels[samples]]
         ),
     )
     yield "augmented", pictures.augmented(augmented)
     yield (
         "mistakes",
         pictures.mistakes(
-            of(test, mistakes), actual(mistakes), predicted(mistakes), results.confidence[mistakes]
+            pixels(test, mistakes),
+            actual(mistakes),
+            predicted(mistakes),
+            results.confidence[mistakes],
         ),
     )
     yield "extremes", _extremes(results)
@@ -160,7 +164,7 @@ def _pictures(
         yield (
             "grad_cam",
             pictures.grad_cam(
-                of(test, results.explained),
+                pixels(test, results.explained),
                 results.maps,
                 actual(results.explained),
                 predicted(results.explained),
@@ -168,30 +172,33 @@ def _pictures(
         )
 
 
-def _extremes(results, classes: int = 15, count: int = 4):
+def _extremes(results: "Results", classes: int = 15, count: int = 4) -> "Figure":
     """The hardest and the easiest images of the `classes` with the lowest recall."""
     from stages.figures.pictures import extremes
 
-    found = hardest_and_easiest(results.labels, results.probabilities, len(results.classes), count)
+    by_class = hardest_and_easiest(
+        results.labels, results.probabilities, len(results.classes), count
+    )
     support = results.confusion.sum(axis=1)
     recall = np.diag(results.confusion) / np.maximum(support, 1)
     chosen = [k for k in np.argsort(recall, kind="stable") if support[k]][:classes]
 
-    def shown(positions, k):
+    def shown(positions: np.ndarray, k: int) -> list[tuple[np.ndarray, float]]:
         images = results.test.pixels.take(results.test.rows[positions])
         return list(zip(images, results.probabilities[positions, k], strict=True))
 
-    rows = [(shown(found[k][0], k), shown(found[k][1][::-1], k)) for k in chosen]
+    rows = [(shown(by_class[k][0], k), shown(by_class[k][1][::-1], k)) for k in chosen]
     return extremes([results.classes[k] for k in chosen], rows, 2 * count + 1)
 
 
-def _overlays(results) -> list[tuple]:
+def _overlays(results: "Results") -> list[tuple[int, np.ndarray, np.ndarray]]:
     """Explained test images: position, and a picture for the predicted and the actual class."""
     from stages.figures.pictures import overlay
 
     return [
-        (int(at), *(overlay(results.test.images(at, at + 1)[0], heat) for heat in maps))
-        for at, maps in zip(results.explained, results.maps, strict=True)
+        (int(at), overlay(image, predicted), overlay(image, actual))
+        for at, (predicted, actual) in zip(results.explained, results.maps, strict=True)
+        for image in [results.test.images(at, at + 1)[0]]
     ]
 
 

@@ -50,10 +50,15 @@ def test_predictions_are_those_of_the_model(finished_job):
 def test_metrics_cover_test_validation_extra_and_model(finished_job):
     metrics = json.loads((finished_job / "reports/metrics.json").read_text(encoding="utf-8"))
     assert list(metrics) == ["test", "val", "extra", "model"]
-    assert set(metrics["test"]["per_class"]) == set(COLOUR_CLASSES)
     assert metrics["model"]["parameters"] == colour_model().count_params()
-    low, accuracy, high = (metrics["test"][f"accuracy{end}"] for end in ("_low", "", "_high"))
-    assert low < accuracy < high
+    low, high = metrics["test"]["accuracy_interval"]
+    assert low < metrics["test"]["accuracy"] < high
+    scores = json.loads((finished_job / "reports/scores.json").read_text(encoding="utf-8"))
+    for side, figures in metrics.items():
+        figures.pop("accuracy_interval", None)
+        assert figures.items() <= scores[side].items()
+    rows = read_rows(finished_job / "reports/curves/per_class.csv")
+    assert [row["class"] for row in rows] == COLOUR_CLASSES
 
 
 def test_the_extra_set_is_scored_after_each_saved_epoch(finished_job):
@@ -75,7 +80,7 @@ def test_the_same_inputs_give_the_same_bytes(finished_job, tmp_path, monkeypatch
 
     folder = tmp_path / "again"
     shutil.copytree(finished_job, folder)
-    for name in ("metrics.json", "predictions.csv", "report.html"):
+    for name in ("metrics.json", "scores.json", "report.html"):
         (folder / "reports" / name).unlink()
     monkeypatch.chdir(folder)
     evaluate.main()
@@ -201,8 +206,8 @@ def test_layer_table_lists_nested_models_and_counts_once():
 def test_the_model_card_gives_data_interval_limits_settings_and_room_for_a_license(finished_job):
     card = (finished_job / "models/README.md").read_text(encoding="utf-8")
     metrics = json.loads((finished_job / "reports/metrics.json").read_text(encoding="utf-8"))
-    for scored in ("accuracy_low", "accuracy_high"):
-        assert f"{100 * metrics['test'][scored]:.1f} %" in card
+    for end in metrics["test"]["accuracy_interval"]:
+        assert f"{100 * end:.1f} %" in card
     for heading in ("How good it is", "Limits", "Data", "Settings", "License"):
         assert f"\n## {heading}\n" in card
     assert "| images.test | 90 |" in card
@@ -239,9 +244,9 @@ def _sha256(job):
 
 def test_what_the_model_was_judged_with_lies_beside_it(finished_job):
     judgement = json.loads((finished_job / "models/model.json").read_text())
-    metrics = json.loads((finished_job / "reports/metrics.json").read_text(encoding="utf-8"))
+    scores = json.loads((finished_job / "reports/scores.json").read_text(encoding="utf-8"))
     score = {
-        name: metrics["test"][name]
+        name: scores["test"][name]
         for name in ("accuracy", "accuracy_low", "accuracy_high", "count")
     }
     assert judgement == {"sha256": _sha256(finished_job), "tta": "none", "top_k": 3, "test": score}
@@ -347,7 +352,8 @@ def _damage(path, how):
 @pytest.mark.parametrize(
     ("name", "stage"),
     [
-        ("reports/metrics.json", "evaluate"),
+        ("reports/scores.json", "evaluate"),
+        ("reports/curves/per_class.csv", "evaluate"),
         ("reports/evaluation/probabilities.npy", "evaluate"),
         ("reports/evaluation/grad_cam.csv", "evaluate"),
         ("reports/evaluation/model.json", "evaluate"),

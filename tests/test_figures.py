@@ -170,21 +170,19 @@ def test_plot_starts_without_tensorflow_and_heavy_libraries():
 def test_the_console_ends_with_headline_weakest_classes_and_the_page(
     finished_job, monkeypatch, capsys
 ):
-    import json
-
-    from stages.files import METRICS, PAGE, TIMES
+    from stages.files import PAGE, TIMES
     from stages.report.results import read_results
     from stages.report.summary import console_summary
     from stages.store.model import read_times
 
     monkeypatch.chdir(finished_job)
     results = read_results()
-    lines = console_summary(
-        results, read_times(TIMES, results.model["sha256"]), str(PAGE)
-    ).splitlines()
-    test = json.loads(METRICS.read_text(encoding="utf-8"))["test"]
-    assert lines[0].startswith(f"{100 * test['accuracy']:.1f} % of 90 test images right")
-    weakest = sorted(test["per_class"], key=lambda name: test["per_class"][name]["f1"])
-    assert all(f"weakest: {n}: F1" in line for n, line in zip(weakest, lines[1:4], strict=True))
+    lines = console_summary(results, read_times(TIMES, results.sha256), str(PAGE)).splitlines()
+    assert lines[0].startswith(
+        f"{100 * results.scores['test']['accuracy']:.1f} % of 90 test images right"
+    )
+    weakest = sorted(results.class_scores, key=lambda score: score.f1)
+    for score, line in zip(weakest, lines[1:4], strict=True):
+        assert f"weakest: {score.name}: F1 {score.f1:.3f}" in line
     assert lines[4].startswith("  evaluate: seconds")
     assert lines[-1] == "open reports/report.html"

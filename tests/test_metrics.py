@@ -52,7 +52,7 @@ def test_scores_of_six_images_worked_by_hand():
     expected = {
         "count": 6,
         "accuracy": 4 / 6,
-        "top2_accuracy": 5 / 6,
+        "top2": 5 / 6,
         # Class 0: 2 of 3 found, 2 of 2 predictions right; 1: 1 of 2 and 1 of 2; 2: 1 of 1, 1 of 2.
         "balanced_accuracy": (2 / 3 + 1 / 2 + 1) / 3,
         "recall_macro": (2 / 3 + 1 / 2 + 1) / 3,
@@ -88,7 +88,7 @@ def test_a_class_without_images_is_left_out_of_the_areas_and_of_the_means(recwar
     labels, probabilities = predictions(classes=3)
     without_images = np.concatenate([probabilities, np.zeros((len(labels), 1))], axis=1)
     assert scores.score(labels, without_images) == scores.score(labels, probabilities, 3) | {
-        "top3_accuracy": 1.0
+        "top3": 1.0
     }
     assert not recwarn.list
 
@@ -104,10 +104,30 @@ def test_scores_are_plain_numbers_that_json_can_hold():
 
 
 def test_scores_of_each_class_by_name():
-    labels, predicted = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
-    found = scores.score_classes(labels, predicted, ["cat", "dog", "eel"])
-    assert found["cat"] == {"precision": 1.0, "recall": 0.666667, "f1": 0.8, "support": 3}
-    assert found["eel"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    labels = np.array([0, 0, 0, 1])
+    probabilities = np.array([[0.8, 0.2, 0], [0.7, 0.3, 0], [0.4, 0.6, 0], [0.1, 0.9, 0]])
+    cat, _, eel = scores.score_classes(labels, probabilities, ["cat", "dog", "eel"])
+    assert cat == ("cat", 1.0, 0.666667, 0.8, 3, 1.0, 1.0)
+    assert eel == ("eel", 0.0, 0.0, 0.0, 0, None, None)
+
+
+def test_the_weakest_classes_are_those_with_images_and_the_lowest_f1():
+    found = [scores.ClassScore(name, 0, 0, f1, support, None, None) for name, f1, support in ROWS]
+    assert [score.name for score in scores.weakest_classes(found, 2)] == ["bad", "fair"]
+
+
+ROWS = [("good", 0.9, 5), ("absent", 0.0, 0), ("bad", 0.1, 5), ("fair", 0.5, 5), ("so", 0.5, 1)]
+
+
+def test_the_headline_has_the_interval_as_a_list_and_no_more_than_its_figures():
+    test = scores.score(*predictions()) | {"base_rate": 0.25}
+    figures = {"test": test, "val": test, "model": {"parameters": 3, "bytes": 12}}
+    shown = scores.headline(figures)
+    assert list(shown) == ["test", "val", "model"]
+    assert list(shown["test"])[:5] == ["accuracy", "loss", "f1_macro", "top3", "ece"]
+    assert shown["test"]["accuracy_interval"] == [test["accuracy_low"], test["accuracy_high"]]
+    assert shown["val"] == {"accuracy": test["accuracy"], "count": 500}
+    assert sum(map(len, shown.values())) <= 15
 
 
 def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy():

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from stages.metrics import scores
 from stages.report.page import environment
-from stages.report.summary import escape_json
-from stages.store.names import cell, markdown, path_cell, printable
+from stages.store.names import cell, json_span, markdown, path_cell, printable
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -83,7 +82,7 @@ def test_json_in_a_code_span_of_a_table_is_the_same_json(text):
         text.encode("utf-8")
     except UnicodeEncodeError:
         return  # settings come from UTF-8 files
-    span = escape_json({"name": text})
+    span = json_span({"name": text})
     assert len(span.splitlines()) == 1
     assert not set("`|\x1b\u202e") & set(span)
     assert json.loads(span) == {"name": text}

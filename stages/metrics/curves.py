@@ -3,15 +3,25 @@
 Curves have at most `POINTS` points, so that they stay small whatever the number of images.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from stages.metrics.scores import DECIMALS, one_vs_rest_areas, reliability, score_classes
+from stages.metrics.scores import (
+    DECIMALS,
+    ClassScore,
+    confusion_counts,
+    one_vs_rest_areas,
+    reliability,
+)
 
 POINTS = 201
 CURVES = 12  # classes drawn at most; with more, their mean and the weakest are
 MEAN = "(mean of all classes)"
 
 Table = tuple[list[str], list[tuple]]
+Curve = tuple[np.ndarray, np.ndarray]  # x and y of its points, each float (points,)
 
 
 def confusion_table(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> Table:
@@ -20,9 +30,7 @@ def confusion_table(labels: np.ndarray, predicted: np.ndarray, classes: list[str
     The percentages are of all images of the actual class, and of all predicted as the
     predicted class. The diagonal comes first so that plots list the classes in their order.
     """
-    from sklearn.metrics import confusion_matrix
-
-    counts = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
+    counts = confusion_counts(labels, predicted, len(classes))
     of_actual = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     of_predicted = 100 * counts / np.maximum(counts.sum(axis=0, keepdims=True), 1)
     wrong = counts - np.diag(np.diag(counts))
@@ -40,29 +48,16 @@ def confusion_table(labels: np.ndarray, predicted: np.ndarray, classes: list[str
     return ["actual", "predicted", "count", "percent_of_actual", "percent_of_predicted"], rows
 
 
-def per_class_table(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> Table:
+def per_class_table(scores: list[ClassScore]) -> Table:
     """One row a class; the areas are empty where they are undefined."""
-    scores = score_classes(labels, probabilities.argmax(axis=1), classes)
-    rows = []
-    for k, name in enumerate(classes):
-        areas = one_vs_rest_areas(labels == k, probabilities[:, k])
-        rows.append((name, *scores[name].values(), *map(_number, areas or ("", ""))))
-    return [
-        "class",
-        "precision",
-        "recall",
-        "f1",
-        "support",
-        "roc_auc",
-        "average_precision",
-    ], rows
+    return ["class", *ClassScore._fields[1:]], list(scores)
 
 
 def roc_table(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> Table:
     """ROC curves, one-vs-rest: false and true positive rate, long format."""
     from sklearn.metrics import roc_curve
 
-    def curve(is_class, scores):
+    def curve(is_class: np.ndarray, scores: np.ndarray) -> Curve:
         false_positives, true_positives, _ = roc_curve(is_class, scores)
         return false_positives, true_positives
 
@@ -77,7 +72,7 @@ def precision_recall_table(
     """Precision-recall curves, one-vs-rest, long format."""
     from sklearn.metrics import precision_recall_curve
 
-    def curve(is_class, scores):
+    def curve(is_class: np.ndarray, scores: np.ndarray) -> Curve:
         precision, recall, _ = precision_recall_curve(is_class, scores)
         return recall[::-1], precision[::-1]
 
@@ -85,16 +80,27 @@ def precision_recall_table(
 
 
 def reliability_table(labels: np.ndarray, probabilities: np.ndarray) -> Table:
-    """The bins of `calibration.reliability`."""
+    """The bins of `scores.reliability`."""
     bins = reliability(probabilities.argmax(axis=1) == labels, probabilities.max(axis=1))
     rows = list(zip(*[map(_number, column) for column in bins.values()], strict=True))
     return list(bins), rows
 
 
-def _curves(curve, labels, probabilities, classes, which_area, axes) -> Table:
-    """`curve` of each class (of the weakest by area, if there are many) and their mean."""
+def _curves(
+    curve: Callable[[np.ndarray, np.ndarray], Curve],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    classes: list[str],
+    which_area: int,
+    axes: list[str],
+) -> Table:
+    """`curve` of each class (of the weakest by area, if there are many) and their mean.
+
+    `which_area` is the one of `one_vs_rest_areas` that lies under the curve.
+    """
     grid = np.linspace(0, 1, POINTS)
-    curves, areas = {}, {}
+    curves: dict[str, Curve] = {}
+    areas: dict[str, float] = {}
     for k, name in enumerate(classes):
         is_class = labels == k
         area = one_vs_rest_areas(is_class, probabilities[:, k])
@@ -109,7 +115,7 @@ def _curves(curve, labels, probabilities, classes, which_area, axes) -> Table:
     mean = np.mean([np.interp(grid, x, y) for x, y in curves.values()], axis=0)
     shown = list(curves)
     if len(shown) > CURVES:
-        weakest = set(sorted(shown, key=areas.get)[: CURVES - 1])
+        weakest = set(sorted(shown, key=areas.__getitem__)[: CURVES - 1])
         shown = [name for name in shown if name in weakest]
     rows = [(MEAN, _number(x), _number(y)) for x, y in zip(grid, mean, strict=True)]
     for name in shown:
@@ -128,7 +134,6 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x[at], y[at]
 
 
-def _number(value):
-    if isinstance(value, str):
-        return value
+def _number(value: Any) -> int | float:
+    """A NumPy number as a plain one, rounded."""
     return int(value) if isinstance(value, np.integer) else round(float(value), DECIMALS)

@@ -13,7 +13,9 @@ def most_confident_mistakes(
     return wrong[np.argsort(-confidence, kind="stable")][:count]
 
 
-def spread_over_pairs(labels: np.ndarray, predicted: np.ndarray, order: np.ndarray, count: int):
+def spread_over_pairs(
+    labels: np.ndarray, predicted: np.ndarray, order: np.ndarray, count: int
+) -> np.ndarray:
     """At most `count` of the positions `order`, such that every confusion is represented.
 
     The first of each (actual, predicted) pair comes before the second of any, and so on;
@@ -28,7 +30,9 @@ def spread_over_pairs(labels: np.ndarray, predicted: np.ndarray, order: np.ndarr
     return order[np.sort(np.argsort(turns, kind="stable")[:count])]
 
 
-def hardest_and_easiest(labels: np.ndarray, probabilities: np.ndarray, classes: int, count: int):
+def hardest_and_easiest(
+    labels: np.ndarray, probabilities: np.ndarray, classes: int, count: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each class, positions of its `count` images with the lowest and highest probability
     of being what they are: a list of (hardest, easiest), most extreme first."""
     of_actual = probabilities[np.arange(len(labels)), labels]

@@ -1,6 +1,10 @@
-"""The figures of reports/metrics.json, computed by scikit-learn where it has them."""
+"""How good the model is, in numbers: computed by scikit-learn where it has them."""
+
+from typing import NamedTuple
 
 import numpy as np
+
+Scores = dict[str, float]  # figures by name, of one side of the split
 
 # Whether a confidence of 80 % is right 80 % of the time
 
@@ -36,9 +40,11 @@ def expected_calibration_error(correct: np.ndarray, confidence: np.ndarray) -> f
 DECIMALS = 6  # more would show rounding noise of the hardware as a change
 
 
-def score(labels: np.ndarray, probabilities: np.ndarray, top_k: int = 3) -> dict[str, float]:
+def score(labels: np.ndarray, probabilities: np.ndarray, top_k: int = 3) -> Scores:
     """Scores of `probabilities` float (n, classes) against `labels` int (n,), n >= 1.
 
+    `top3` is the share of images whose class is among the 3 most probable ones (for `top_k` 3),
+    `ece` the expected calibration error.
     Macro averages run over the classes that occur among the labels or the predictions.
     ROC-AUC and average precision are one-vs-rest means over the classes for which they are
     defined (some images of the class, some of another), left out where there is none. The
@@ -56,7 +62,7 @@ def score(labels: np.ndarray, probabilities: np.ndarray, top_k: int = 3) -> dict
     scores = accuracy(int(correct.sum()), count)
     scores["loss"] = metrics.log_loss(labels, probabilities, labels=every_class)
     if top_k < classes:
-        scores[f"top{top_k}_accuracy"] = metrics.top_k_accuracy_score(
+        scores[f"top{top_k}"] = metrics.top_k_accuracy_score(
             labels,
             probabilities if classes > 2 else probabilities[:, 1],
             k=top_k,
@@ -72,19 +78,42 @@ def score(labels: np.ndarray, probabilities: np.ndarray, top_k: int = 3) -> dict
         scores |= {f"precision_{average}": precision, f"recall_{average}": recall}
         scores[f"f1_{average}"] = f1
     areas = [one_vs_rest_areas(labels == k, probabilities[:, k]) for k in every_class]
-    areas = [area for area in areas if area is not None]
-    if areas:
-        scores["roc_auc"], scores["average_precision"] = np.mean(areas, axis=0)
-    scores["calibration_error"] = expected_calibration_error(
-        correct, probabilities[np.arange(count), predicted]
-    )
+    if defined := [area for area in areas if area is not None]:
+        scores["roc_auc"], scores["average_precision"] = np.mean(defined, axis=0)
+    scores["ece"] = expected_calibration_error(correct, probabilities[np.arange(count), predicted])
     scores["brier"] = metrics.brier_score_loss(
         labels, probabilities, labels=every_class, scale_by_half=True
     )
     return rounded(scores)
 
 
-def accuracy(correct: int, count: int) -> dict[str, float]:
+# What reports/metrics.json has of the test images. Every figure that changes with each run takes
+# a column of `dvc exp show`, left of the settings: these leave room for them on a screen.
+HEADLINE = ("accuracy", "loss", "f1_macro", "top", "ece", "count", "base_rate")
+
+
+def headline(scores: dict[str, Scores]) -> dict[str, dict[str, float | list[float]]]:
+    """The figures for DVC's tables, out of the `scores` of all sides and the model's size.
+
+    The interval is a list, which DVC's tables leave out: it is for whoever opens the file.
+    """
+    test = scores["test"]
+    shown: dict[str, dict[str, float | list[float]]] = {
+        "test": {
+            name: value
+            for start in HEADLINE
+            for name, value in test.items()
+            if name == start or (start == "top" and name.startswith("top"))
+        }
+    }
+    shown["test"]["accuracy_interval"] = [test["accuracy_low"], test["accuracy_high"]]
+    for side in ("val", "extra"):
+        if side in scores:
+            shown[side] = {name: scores[side][name] for name in ("accuracy", "count")}
+    return shown | {"model": {**scores["model"]}}
+
+
+def accuracy(correct: int, count: int) -> Scores:
     """Accuracy, its Wilson 95 % interval (Wilson 1927) and the count it rests on."""
     from scipy.stats import binomtest
 
@@ -99,20 +128,50 @@ def accuracy(correct: int, count: int) -> dict[str, float]:
     )
 
 
+class ClassScore(NamedTuple):
+    """How well the model tells the class `name`; a row of reports/curves/per_class.csv.
+
+    `support` is the number of its images. The areas are one-vs-rest, None where undefined.
+    """
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+    roc_auc: float | None
+    average_precision: float | None
+
+
 def score_classes(
-    labels: np.ndarray, predicted: np.ndarray, classes: list[str]
-) -> dict[str, dict[str, float]]:
-    """Precision, recall, F1 and support (number of images) of each class, by name."""
+    labels: np.ndarray, probabilities: np.ndarray, classes: list[str]
+) -> list[ClassScore]:
+    """Scores of each of `classes`, in their order; arguments as `score` takes them."""
     from sklearn.metrics import precision_recall_fscore_support
 
     columns = precision_recall_fscore_support(
-        labels, predicted, labels=np.arange(len(classes)), zero_division=0
+        labels, probabilities.argmax(axis=1), labels=np.arange(len(classes)), zero_division=0
     )
-    names = ("precision", "recall", "f1", "support")
-    return {
-        name: rounded(dict(zip(names, row, strict=True)))
-        for name, row in zip(classes, zip(*columns, strict=True), strict=True)
-    }
+    scores = []
+    for k, (name, *row) in enumerate(zip(classes, *columns, strict=True)):
+        *shares, support = row
+        precision, recall, f1 = (round(float(share), DECIMALS) for share in shares)
+        areas = one_vs_rest_areas(labels == k, probabilities[:, k])
+        roc, average = (round(float(a), DECIMALS) for a in areas) if areas else (None, None)
+        scores.append(ClassScore(name, precision, recall, f1, int(support), roc, average))
+    return scores
+
+
+def weakest_classes(scores: list[ClassScore], count: int = 3) -> list[ClassScore]:
+    """The classes with test images and the lowest F1, weakest first."""
+    return sorted((s for s in scores if s.support), key=lambda s: s.f1)[:count]
+
+
+def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """int (classes, classes): how many images of a class (row) were taken for which (column)."""
+    from sklearn.metrics import confusion_matrix
+
+    return confusion_matrix(labels, predicted, labels=np.arange(classes))
 
 
 def one_vs_rest_areas(is_class: np.ndarray, scores: np.ndarray) -> tuple[float, float] | None:
@@ -124,7 +183,7 @@ def one_vs_rest_areas(is_class: np.ndarray, scores: np.ndarray) -> tuple[float, 
     return roc_auc_score(is_class, scores), average_precision_score(is_class, scores)
 
 
-def rounded(scores: dict) -> dict:
+def rounded(scores: Scores) -> Scores:
     """Plain Python numbers, rounded to `DECIMALS`; whole numbers stay whole."""
     return {
         name: int(value) if isinstance(value, int | np.integer) else round(float(value), DECIMALS)
@@ -157,10 +216,10 @@ def base_rate(trained: np.ndarray, tested: np.ndarray) -> float:
     return float(np.mean(tested == np.bincount(trained, minlength=1).argmax()))
 
 
-def base_rate_warning(scores: dict) -> str | None:
+def base_rate_warning(scores: Scores) -> str | None:
     """A sentence if `scores` do not show more than naming the commonest class, else None.
 
-    `scores` are those of metrics.json on the test images: accuracy, accuracy_low, count,
+    `scores` are those on the test images: accuracy, accuracy_low, count,
     base_rate; None without them, as an earlier version of the pipeline wrote it.
     """
     if not {"accuracy", "accuracy_low", "count", "base_rate"} <= scores.keys():

@@ -2,16 +2,19 @@
 
 import base64
 import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
 from PIL import Image
 
-from stages.metrics import scores
+from stages.metrics.scores import base_rate_warning, weakest_classes
 from stages.report.results import Results
-from stages.report.summary import headline, percent, weakest_classes
-from stages.store.names import printable
+from stages.report.summary import headline, percent
+from stages.store.image_set import ImageSet
+from stages.store.names import flatten, printable
 
 # Small pictures inside the page
 
@@ -42,8 +45,8 @@ SHOWN_REJECTS = 50
 
 def render_page(
     results: Results,
-    settings: dict,
-    defaults: dict,
+    settings: dict[str, Any],
+    defaults: dict[str, Any],
     charts: dict[str, str],
     shown: dict[str, np.ndarray],
     explanations: list[tuple[int, np.ndarray, np.ndarray]],
@@ -56,17 +59,17 @@ def render_page(
     for the actual class), pictures uint8 (h, w, 3).
     """
     classes = [printable(name) for name in results.classes]
-    per_class = results.metrics["test"]["per_class"]
-    usual = dict(_flat(defaults))
+    test = results.scores["test"]
+    usual = flatten(defaults)
     return (
         environment()
         .get_template("page.html.j2")
         .render(
-            headline=headline(results.metrics["test"]),
-            warning=scores.base_rate_warning(results.metrics["test"]),
-            metrics=results.metrics,
-            test=results.metrics["test"],
-            weakest=[(name, per_class[name]) for name in weakest_classes(per_class)],
+            headline=headline(test),
+            warning=base_rate_warning(test),
+            scores=results.scores,
+            test=test,
+            weakest=weakest_classes(results.class_scores),
             classes=classes,
             rows=_class_rows(results),
             pairs=_pairs(results),
@@ -82,14 +85,14 @@ def render_page(
                 for at, wrong, right in explanations
             ],
             charts=charts,
-            layers=results.model["layers"],
-            shape=results.model["shape"],
+            layers=results.layers,
+            shape=results.shape,
             chosen_epoch=results.chosen_epoch,
             data=[
                 (name, value)
                 for part, values in results.data.items()
                 if part != "classes"  # the table of classes has them
-                for name, value in _flat({part: values})
+                for name, value in flatten({part: values}).items()
             ],
             near=[_near(results, line) for line in results.near],
             near_total=results.data.get("duplicates", {}).get(
@@ -98,7 +101,8 @@ def render_page(
             rejects=results.rejects[:SHOWN_REJECTS],
             rejects_total=len(results.rejects),
             settings=[
-                (name, value, usual.get(name, "none") != value) for name, value in _flat(settings)
+                (name, value, usual.get(name, "none") != value)
+                for name, value in flatten(settings).items()
             ],
             counts=results.counts,
         )
@@ -121,12 +125,13 @@ def environment() -> jinja2.Environment:
     return made
 
 
-def _thumbnails(images, positions):
+def _thumbnails(images: ImageSet, positions: np.ndarray) -> Iterator[tuple[int, str]]:
+    """Position and picture of each."""
     for at in positions:
         yield at, data_uri(images.images(at, at + 1)[0])
 
 
-def _item(results: Results, at: int) -> dict:
+def _item(results: Results, at: int) -> dict[str, Any]:
     """A test image with what the model says about it."""
     probabilities = results.probabilities[at]
     actual, predicted = int(results.labels[at]), int(results.predicted[at])
@@ -141,7 +146,7 @@ def _item(results: Results, at: int) -> dict:
     }
 
 
-def _near(results: Results, line: dict[str, str]) -> dict:
+def _near(results: Results, line: dict[str, str]) -> dict[str, str]:
     """A line of data_issues.csv on two near-duplicates, with their pictures."""
 
     def picture(side: str, id: str) -> str:
@@ -155,15 +160,12 @@ def _near(results: Results, line: dict[str, str]) -> dict:
     }
 
 
-def _class_rows(results: Results) -> list[dict]:
-    curves = results.curves["per_class"]
-    rows = []
-    for k, name in enumerate(results.classes):
-        scores = results.metrics["test"]["per_class"][name]
-        areas = {area: float(curves[area][k]) for area in ("roc_auc", "average_precision")}
-        counts = {side: int(values[k]) for side, values in results.counts.items()}
-        rows.append({"name": name, **scores, **areas, "counts": counts})
-    return rows
+def _class_rows(results: Results) -> list[dict[str, Any]]:
+    return [
+        score._asdict()
+        | {"counts": {side: int(values[k]) for side, values in results.counts.items()}}
+        for k, score in enumerate(results.class_scores)
+    ]
 
 
 def _pairs(results: Results) -> list[tuple[int, int, int, float]]:
@@ -179,7 +181,7 @@ def _pairs(results: Results) -> list[tuple[int, int, int, float]]:
     ]
 
 
-def _matrix(results: Results) -> dict:
+def _matrix(results: Results) -> dict[str, list]:
     """What the script on the page draws: classes, totals, and the cells that are not zero.
 
     `cells` is indexed by position in `classes`, `wrong` (all mistakes) by class.
@@ -194,16 +196,7 @@ def _matrix(results: Results) -> dict:
         "names": [printable(name) for name in results.classes],
         "actual": counts.sum(axis=1)[chosen].tolist(),
         "predicted": counts.sum(axis=0)[chosen].tolist(),
-        "f1": [results.metrics["test"]["per_class"][results.classes[k]]["f1"] for k in chosen],
+        "f1": [results.class_scores[k].f1 for k in chosen],
         "wrong": [[int(i), int(j), int(errors[i, j])] for i, j in np.argwhere(errors)],
         "cells": [[int(i), int(j), int(inside[i, j])] for i, j in np.argwhere(inside)],
     }
-
-
-def _flat(values: dict, prefix: str = ""):
-    """(dotted name, value) of nested `values`."""
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

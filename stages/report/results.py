@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,27 +14,31 @@ from stages.files import (
     DATA_SUMMARY,
     EVALUATION,
     LOG,
-    METRICS,
     PROCESSED,
     REJECTS,
     REJECTS_COLUMNS,
+    SCORES,
     SIDES,
     SPLITS,
 )
+from stages.metrics.scores import ClassScore, Scores
 from stages.store.image_set import ImageSet, load_image_set
 from stages.store.outputs import made_by
 from stages.store.tables import read_table
 
 SHOWN_NEAR = 24  # pairs of near-duplicates on the page
-TABLES = ("confusion", "per_class", "roc", "precision_recall", "reliability", "extra")
+TABLES = ("confusion", "roc", "precision_recall", "reliability", "extra")
+PER_CLASS = "per_class.csv"
 
 
 @dataclass(frozen=True)
 class Results:
     """`labels` and `predicted` int (n,), `probabilities` float32 (n, classes) of `test`.
 
+    `scores` are those of reports/scores.json; `class_scores` is in the order of `classes`.
     `counts` int (classes,) is the number of images by side; `confusion` int (classes,
-    classes), rows are actual. `curves` holds reports/curves by name, each a dict of columns.
+    classes), rows are actual. `curves` holds the tables of reports/curves by name, each a dict
+    of columns. `sha256`, `shape` and `layers` are the model's.
     `history` holds (epochs, values) by metric, e.g. "val/loss". `maps` uint8
     (k, 2, rows, columns) explains the images `explained`, positions in `test`. `near` are the
     lines of data_issues.csv on near-duplicates, the nearest first.
@@ -46,14 +51,17 @@ class Results:
     predicted: np.ndarray
     probabilities: np.ndarray
     confusion: np.ndarray
-    metrics: dict
+    scores: dict[str, Scores]
+    class_scores: list[ClassScore]
     curves: dict[str, dict[str, np.ndarray]]
     history: dict[str, tuple[np.ndarray, np.ndarray]]
     chosen_epoch: int | None
     explained: np.ndarray
     maps: np.ndarray
-    model: dict
-    data: dict
+    sha256: str
+    shape: list[int]
+    layers: list[dict[str, Any]]
+    data: dict[str, Any]
     rejects: list[tuple[str, str]]
     near: list[dict[str, str]]
 
@@ -83,21 +91,22 @@ def read_results(folder: Path = Path()) -> Results:
         maps = np.load(evaluation / "grad_cam.npy")
         explained = read_table(evaluation / "grad_cam.csv", ["id"])["id"].to_pylist()
         model = _read_json(evaluation / "model.json")
+        sha256, shape, layers = (model[name] for name in ("sha256", "shape", "layers"))
     position = {id: at for at, id in enumerate(test.ids)}
     if probabilities.shape != (len(test), len(classes)) or not position.keys() >= set(explained):
         raise UserError(f"{evaluation} is about other images than {splits}; dvc repro evaluate")
     predicted = probabilities.argmax(axis=1)
-    confusion = np.zeros((len(classes), len(classes)), int)
-    np.add.at(confusion, (test.labels, predicted), 1)
     with made_by("preprocess", processed / REJECTS):
         rejects = read_table(processed / REJECTS, REJECTS_COLUMNS[:2]).to_pydict()
-    with made_by("evaluate", folder / METRICS):
-        scores = _read_json(folder / METRICS)
-        missing = set(classes) - scores["test"]["per_class"].keys()
-    if missing:
-        raise UserError(f"{METRICS} lacks {missing.pop()}; dvc repro evaluate")
+    with made_by("evaluate", folder / SCORES):
+        scores = _read_json(folder / SCORES)
+        scores["test"]["accuracy"]  # or it is no file of scores
     with made_by("evaluate", folder / CURVES):
+        class_scores = read_class_scores(folder / CURVES / PER_CLASS)
         tables = {name: _read_columns(folder / CURVES / f"{name}.csv") for name in TABLES}
+        confusion = _read_confusion(tables["confusion"], classes)
+    if [score.name for score in class_scores] != classes:
+        raise UserError(f"{CURVES / PER_CLASS} is about other classes; dvc repro evaluate")
     with made_by("train", folder / LOG):
         history = _read_history(folder / LOG / "plots" / "metrics")
         chosen_epoch = _read_json(folder / LOG / "metrics.json").get("best_epoch")
@@ -122,30 +131,61 @@ def read_results(folder: Path = Path()) -> Results:
         predicted=predicted,
         probabilities=probabilities,
         confusion=confusion,
-        metrics=scores,
+        scores=scores,
+        class_scores=class_scores,
         curves=tables,
         history=history,
         chosen_epoch=chosen_epoch,
         explained=np.array([position[id] for id in explained], int),
         maps=maps,
-        model=model,
+        sha256=sha256,
+        shape=shape,
+        layers=layers,
         data=facts,
         rejects=list(zip(*rejects.values(), strict=True)),
         near=near,
     )
 
 
-def _read_json(path: Path) -> dict:
+def read_class_scores(path: Path) -> list[ClassScore]:
+    """The rows of reports/curves/per_class.csv."""
+    rows = read_table(path, ["class", *ClassScore._fields[1:]]).to_pylist()
+    return [
+        ClassScore(
+            name=row["class"],
+            precision=float(row["precision"]),
+            recall=float(row["recall"]),
+            f1=float(row["f1"]),
+            support=int(row["support"]),
+            roc_auc=float(row["roc_auc"]) if row["roc_auc"] else None,
+            average_precision=float(row["average_precision"]) if row["average_precision"] else None,
+        )
+        for row in rows
+    ]
+
+
+def _read_confusion(table: dict[str, np.ndarray], classes: list[str]) -> np.ndarray:
+    """int (classes, classes) from the table of the pairs that occur."""
+    number = {name: k for k, name in enumerate(classes)}
+    counts = np.zeros((len(classes), len(classes)), int)
+    for actual, predicted, count in zip(
+        table["actual"], table["predicted"], table["count"], strict=True
+    ):
+        counts[number[actual], number[predicted]] = count
+    return counts
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _read_columns(path: Path) -> dict[str, np.ndarray]:
-    """Columns of a CSV file: `class`, `actual`, `predicted` are text, the others numbers."""
-    columns = {}
-    for name, column in read_table(path).to_pydict().items():
-        text = name in ("class", "actual", "predicted")
-        columns[name] = np.array(column if text else [float(v) if v else np.nan for v in column])
-    return columns
+    """Columns of a CSV file: `class`, `actual`, `predicted` are names, the others numbers."""
+    names = ("class", "actual", "predicted")
+    return {
+        name: np.array(column if name in names else [float(value) for value in column])
+        for name, column in read_table(path).to_pydict().items()
+    }
 
 
 def _read_history(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -153,5 +193,6 @@ def _read_history(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for path in sorted(folder.rglob("*.tsv")):
         rows = np.loadtxt(path, delimiter="\t", skiprows=1, ndmin=2)
         if len(rows):
-            history[path.relative_to(folder).with_suffix("").as_posix()] = tuple(rows.T[-2:])
+            epochs, values = rows.T[-2:]
+            history[path.relative_to(folder).with_suffix("").as_posix()] = epochs, values
     return history

@@ -1,16 +1,14 @@
 """The result in a few lines, and as the card that travels with the model (Mitchell et al. 2019,
 Model Cards for Model Reporting)."""
 
-import json
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from stages.metrics import scores
+from stages.metrics.scores import ClassScore, Scores, base_rate_warning, weakest_classes
 from stages.store.model import ModelInfo
-from stages.store.names import markdown, printable
+from stages.store.names import flatten, json_span, markdown, printable
 
 if TYPE_CHECKING:
     from stages.report.results import Results
@@ -22,36 +20,29 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def headline(metrics: dict) -> str:
+def headline(test: Scores) -> str:
     """Accuracy with interval and count."""
     return (
-        f"{percent(metrics['accuracy'])} of {metrics['count']:,} test images right "
-        f"(95 % interval {percent(metrics['accuracy_low'])} to "
-        f"{percent(metrics['accuracy_high'])})"
+        f"{percent(test['accuracy'])} of {test['count']:,} test images right "
+        f"(95 % interval {percent(test['accuracy_low'])} to {percent(test['accuracy_high'])})"
     )
-
-
-def weakest_classes(per_class: dict[str, dict], count: int = 3) -> list[str]:
-    """Names of the classes with test images and the lowest F1, weakest first."""
-    present = [name for name, scores in per_class.items() if scores["support"]]
-    return sorted(present, key=lambda name: per_class[name]["f1"])[:count]
 
 
 def console_summary(results: "Results", times: dict[str, dict[str, float]], page: str) -> str:
     """What a person sees at the end of a run. `times` are sections of timing.json, if known."""
-    lines = [headline(results.metrics["test"])]
-    if warning := scores.base_rate_warning(results.metrics["test"]):
+    test = results.scores["test"]
+    lines = [headline(test)]
+    if warning := base_rate_warning(test):
         lines.append(f"  {warning}")
-    per_class = results.metrics["test"]["per_class"]
-    for name in weakest_classes(per_class):
-        score = per_class[name]
-        row = results.confusion[results.classes.index(name)].copy()
-        row[results.classes.index(name)] = 0
-        other = printable(results.classes[row.argmax()])
-        taken = f", most often taken for {other}" if row.any() else ""
+    for score in weakest_classes(results.class_scores):
+        label = results.classes.index(score.name)
+        mistakes = results.confusion[label].copy()
+        mistakes[label] = 0
+        other = printable(results.classes[mistakes.argmax()])
+        taken = f", most often taken for {other}" if mistakes.any() else ""
         lines.append(
-            f"  weakest: {printable(name)}: F1 {score['f1']:.3f}, "
-            f"recall {percent(score['recall'])} of {score['support']:,}{taken}"
+            f"  weakest: {printable(score.name)}: F1 {score.f1:.3f}, "
+            f"recall {percent(score.recall)} of {score.support:,}{taken}"
         )
     for stage, figures in times.items():
         shown = ", ".join(
@@ -67,13 +58,21 @@ def console_summary(results: "Results", times: dict[str, dict[str, float]], page
 # The model card
 
 
+# Names of scores that do not read well as they are.
+LABELS = {"ece": "expected calibration error", "roc_auc": "ROC-AUC", "brier": "Brier score"}
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 
 
-def model_card(info: ModelInfo, metrics: dict, data: dict, evaluate: dict) -> str:
+def model_card(
+    info: ModelInfo,
+    scores: dict[str, Scores],
+    class_scores: list[ClassScore],
+    data: dict[str, Any],
+    evaluate: dict[str, Any],
+) -> str:
     """Markdown text of the card.
 
-    `metrics` is the content of metrics.json, `data` of data.json, `evaluate` the settings the
+    `scores` is the content of scores.json, `data` of data.json, `evaluate` the settings the
     scores were made with.
     """
     environment = jinja2.Environment(
@@ -84,37 +83,23 @@ def model_card(info: ModelInfo, metrics: dict, data: dict, evaluate: dict) -> st
         autoescape=False,  # Markdown: names go through `markdown`
     )
     environment.filters["md"] = markdown
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    environment.filters["json"] = escape_json
-    environment.filters["numbers"] = _numbers
+    environment.filters["percent"] = percent
+    environment.filters["json"] = json_span
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    per_class = metrics["test"]["per_class"]
     return template.render(
         info=info,
-        metrics=metrics,
-        test=metrics["test"],
-        warning=scores.base_rate_warning(metrics["test"]),
-        per_class=per_class,
-        weakest=weakest_classes(per_class),
-        rare=[name for name, scores in per_class.items() if scores["support"] < 30],
-        data=data,
+        scores=scores,
+        test=scores["test"],
+        labels=LABELS,
+        warning=base_rate_warning(scores["test"]),
+        weakest=weakest_classes(class_scores),
+        rare=[score.name for score in class_scores if score.support < 30],
+        data=counts(data),
         evaluate=evaluate,
     )
 
 
-def escape_json(value: object) -> str:
-    """`value` as JSON for a code span in a table: nothing in it ends the span or the cell."""
-    return re.sub(r"[`|\x7f]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value))
-
-
-def _numbers(values: dict) -> list[tuple[str, float]]:
-    """The numbers of nested `values` down to its second level, with dotted names."""
-    found = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found += [
-                (f"{name}.{key}", v) for key, v in value.items() if isinstance(v, int | float)
-            ]
-        elif isinstance(value, int | float):
-            found.append((name, value))
-    return found
+def counts(data: dict[str, Any]) -> dict[str, float]:
+    """The numbers of data.json by dotted name, but for those of each class."""
+    whole = flatten({part: values for part, values in data.items() if part != "classes"})
+    return {name: value for name, value in whole.items() if isinstance(value, int | float)}

@@ -1,6 +1,9 @@
 """Names that others chose, made safe for people's eyes and programs."""
 
+import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
 # What a terminal, a page or a table would obey instead of showing: control characters, line and
 # paragraph separators, marks that reverse the direction of writing, and halves of a character
@@ -42,6 +45,25 @@ def markdown(text: object) -> str:
     """`text` in one line of plain text inside Markdown: no markup, no mention, no broken table."""
     line = printable(" ".join(str(text).split()))
     return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", line)
+
+
+def json_span(value: object) -> str:
+    """`value` as JSON for a code span of a Markdown table: nothing ends the span or the cell."""
+    return re.sub(r"[`|\x7f]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names: {"test": {"loss": 1}} gives {"test.loss": 1}.
+
+    Lists and empty mappings are values.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def _escape(match: re.Match) -> str:
