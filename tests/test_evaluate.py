@@ -4,10 +4,13 @@ import csv
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from factory import COLOUR_CLASSES, colour_images, colour_model, write_colour_job
+import yaml
+from factory import COLOUR_CLASSES, ROOT, colour_images, colour_model, write_colour_job
 
 from stages import evaluate
 from stages.errors import UserError
@@ -406,6 +409,49 @@ def test_a_model_that_always_names_one_class_is_said_to_be_no_better(tmp_path, m
     assert said in capsys.readouterr().out.splitlines()[1]
     assert said in (tmp_path / "reports/report.html").read_text(encoding="utf-8")
     assert said in (tmp_path / "models/README.md").read_text(encoding="utf-8")
+
+
+def test_the_first_screen_of_dvcs_table_shows_an_experiment_its_accuracy_and_its_change(
+    finished_job, tmp_path
+):
+    """On a terminal 160 columns wide, whatever else the experiment changed."""
+
+    def call(*command):
+        done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout
+
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    metrics = [
+        name for stage in stages.values() for out in stage.get("metrics", []) for name in out
+    ]
+    assert metrics == ["reports/metrics.json"]
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"metrics": metrics}))
+    (tmp_path / "reports").mkdir()
+    for name in ("params.yaml", *metrics):
+        shutil.copy(finished_job / name, tmp_path / name)
+    call("git", "init", "--quiet")
+    call("git", "config", "user.email", "a@example.org")
+    call("git", "config", "user.name", "A")
+    call(sys.executable, "-m", "dvc", "init", "--quiet")
+    call("git", "add", "--all")
+    call("git", "commit", "--quiet", "--message", "base")
+
+    settings = yaml.safe_load((tmp_path / "params.yaml").read_text(encoding="utf-8"))
+    settings["train"]["epochs"] += 1
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    figures = json.loads((tmp_path / metrics[0]).read_text(encoding="utf-8"))
+    for side in ("test", "val", "extra"):  # all that a run changes, if images and model stay
+        for name in figures[side].keys() - {"count", "base_rate", "accuracy_interval"}:
+            figures[side][name] = round(figures[side][name] / 1.234567, 6)
+    (tmp_path / metrics[0]).write_text(json.dumps(figures))
+    call(sys.executable, "-m", "dvc", "exp", "save", "--quiet", "--name", "search-001")
+
+    table = call(sys.executable, "-m", "dvc", "exp", "show", "--only-changed").splitlines()
+    for shown in ("Experiment", "test.accuracy", "train.epochs"):
+        assert any(shown in line[:160] for line in table), table
+    assert any("[search-001]" in line[:160] for line in table)
+    diff = json.loads(call(sys.executable, "-m", "dvc", "metrics", "diff", "--json"))
+    assert 5 < len(diff["reports/metrics.json"]) <= 12
 
 
 def test_a_good_model_is_not_warned_of(finished_job):
