@@ -28,7 +28,7 @@ PIPELINE = {
             "deps": ["data/inbox", "stages/build.py"],
             "outs": ["data/splits", "reports/plots", {"reports/predictions.csv": {"cache": False}}],
             "metrics": [
-                {name: {"cache": False}} for name in ("reports/metrics.json", "reports/data.json")
+                {name: {"cache": False}} for name in ("reports/scores.json", "reports/data.json")
             ],
             "plots": [{"reports/train/plots": {"cache": False}}],
         }
@@ -81,7 +81,15 @@ class Project:
             ) | {"support": len(outcomes)}
         accuracy = right / len(predictions)
         test = {"accuracy": accuracy, "count": len(predictions), "loss": 1 - accuracy}
-        self.write("reports/metrics.json", json.dumps({"test": test | {"per_class": per_class}}))
+        self.write("reports/scores.json", json.dumps({"test": test}))
+        columns = ("precision", "recall", "f1", "support", "roc_auc", "average_precision")
+        lines = (
+            ",".join([name, *(str(row.get(column, "")) for column in columns)])
+            for name, row in per_class.items()
+        )
+        self.write(
+            "reports/curves/per_class.csv", "\n".join([f"class,{','.join(columns)}", *lines, ""])
+        )
         counts = {
             name: {
                 "train": sum(label == name for _, label in train),
@@ -317,9 +325,9 @@ def test_an_accuracy_no_better_than_the_commonest_class_is_said(project):
     project.results(outcomes(60, 40))
     project.record("base")
     assert "commonest class" not in project.review()  # an earlier version did not tell
-    metrics = json.loads(Path("reports/metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads(Path("reports/scores.json").read_text(encoding="utf-8"))
     metrics["test"] |= {"accuracy_low": 0.5, "accuracy_high": 0.69, "base_rate": 0.62}
-    project.write("reports/metrics.json", json.dumps(metrics))
+    project.write("reports/scores.json", json.dumps(metrics))
     comment = project.review()
     assert "> [!WARNING]\n> No better than always naming the commonest class" in comment
     assert "62.0 %" in comment
@@ -404,8 +412,8 @@ def test_photos_that_are_elsewhere_make_no_result_stale(project):
 def test_results_edited_by_hand_are_called_stale(project):
     project.results(outcomes(9, 1))
     project.record("base")
-    project.write("reports/metrics.json", '{"test": {"accuracy": 1.0}}')
-    assert "<code>reports/metrics.json</code>" in project.review().split("### ")[0]
+    project.write("reports/scores.json", '{"test": {"accuracy": 1.0}}')
+    assert "<code>reports/scores.json</code>" in project.review().split("### ")[0]
 
 
 def test_a_base_that_has_moved_on_is_pointed_out(project):
@@ -427,6 +435,22 @@ def test_a_base_without_results_still_gives_a_comment(project):
     assert "no results to compare with" in comment
 
 
+def test_a_base_with_all_scores_among_its_metrics_is_compared(project):
+    """As earlier versions of the pipeline wrote them."""
+    project.results(outcomes(8, 2))
+    scores = json.loads(Path("reports/scores.json").read_text(encoding="utf-8"))
+    scores["test"]["per_class"] = {"cat": {"f1": 0.5}}
+    Path("reports/scores.json").unlink()
+    project.write("reports/metrics.json", json.dumps(scores))
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message", "base")
+    project.results(outcomes(9, 1))
+    comment = project.review()
+    assert "## Test accuracy 80.00 % → 90.00 %" in comment
+    assert "<code>test.loss</code>" in comment
+    assert "per_class" not in comment
+
+
 def test_an_unknown_base_is_one_line(project):
     project.results(outcomes(9, 1))
     project.record("base")
@@ -436,15 +460,15 @@ def test_an_unknown_base_is_one_line(project):
 
 def test_no_results_is_one_line(project):
     project.git("commit", "--quiet", "--allow-empty", "--message", "empty")
-    with pytest.raises(UserError, match=r"reports/metrics\.json is missing"):
+    with pytest.raises(UserError, match=r"reports/scores\.json is missing"):
         project.review()
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("reports/metrics.json", "<<<<<<< main"),
-        ("reports/metrics.json", "[1]"),
+        ("reports/scores.json", "<<<<<<< main"),
+        ("reports/scores.json", "[1]"),
         ("reports/predictions.csv", "id,actual\n1"),
         ("reports/train/plots/metrics/val/loss.tsv", ""),
     ],
@@ -461,7 +485,7 @@ def test_a_malformed_result_is_one_line_that_names_its_side(project, name, conte
 def test_results_without_a_test_accuracy_are_one_line(project):
     project.results(outcomes(9, 1))
     project.record("base")
-    project.write("reports/metrics.json", "{}")
+    project.write("reports/scores.json", "{}")
     with pytest.raises(UserError, match="no test accuracy"):
         project.review()
 

@@ -1,12 +1,15 @@
 """What changed between two revisions, and whether it is more than chance."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from stages.store.names import flatten
 
 # Is a change in accuracy more than chance? Two classifiers judged on the same images.
 #
@@ -91,19 +94,12 @@ class Change:
         return self.head - self.base if all(numbers) else None
 
 
-def flatten(values: dict, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one: {"test": {"loss": 1}} gives {"test.loss": 1}. Lists stay whole."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def changes(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[Change]:
+    """The entries of nested values that differ, in the order of `head`, then those only `base` has.
 
-
-def changes(base: dict, head: dict) -> list[Change]:
-    """The entries that differ, in the order of `head`, then those only `base` has."""
+    DVC's own comparison (`dvc.repo.Repo.metrics.diff`) takes longer, keeps no order, and takes
+    an entry that is null for one that is missing.
+    """
     base, head = flatten(base), flatten(head)
     keys = [*head, *(key for key in base if key not in head)]
     pairs = [Change(key, base.get(key, MISSING), head.get(key, MISSING)) for key in keys]

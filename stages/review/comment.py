@@ -1,13 +1,14 @@
 """The Markdown comment. Text from files (classes, paths, values) is escaped."""
 
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from stages.metrics import scores
-from stages.review.changes import Change, ClassCount, PairedTest, Pairing, changes, flatten
-from stages.review.revision import Results
-from stages.store.names import markdown
+from stages.metrics.scores import Scores, base_rate_warning
+from stages.review.changes import Change, ClassCount, PairedTest, Pairing, changes
+from stages.review.revision import Revision
+from stages.store.names import flatten, markdown
 
 # The first line; finds the comment again when a later push updates it.
 MARKER = "<!-- image classification review -->"
@@ -15,24 +16,31 @@ ROWS = 20  # of a table, at most; keeps the comment below GitHub's 65,536 charac
 OPEN_PICTURES = ("Learning curves", "confusion_actual", "confusion")  # the others are folded
 HEADLINE = ("accuracy", "loss", "top", "f1_macro", "balanced_accuracy", "roc_auc")
 MINUS = "\N{MINUS SIGN}"
-LOWER_IS_BETTER = ("loss", "brier", "calibration_error")
-HIGHER_IS_BETTER = ("accuracy", "f1", "precision", "recall", "roc_auc")
+LOWER_IS_BETTER = ("loss", "brier", "calibration_error", "ece")
+HIGHER_IS_BETTER = ("accuracy", "top", "f1", "precision", "recall", "roc_auc")
+
+
+class Picture(NamedTuple):
+    """Links to the pictures of both sides; `head` is None where one picture shows both."""
+
+    caption: str
+    base: str
+    head: str | None = None
 
 
 @dataclass
 class Review:
     """All that the comment tells. None stands for what could not be compared."""
 
-    base: Results
-    head: Results
+    base: Revision
+    head: Revision
     pairing: Pairing | None = None
     test: PairedTest | None = None
     counts: list[ClassCount] | None = None
     code: list[str] = field(default_factory=list)
     stale: dict[str, list[str]] = field(default_factory=dict)
     moved_on: bool = False
-    # (caption, picture of base or of both, picture of head or None), as links
-    pictures: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # on pictures that cannot be shown
 
 
@@ -84,7 +92,7 @@ def points(difference: float) -> str:
 
 
 def number(value: object) -> str:
-    """A figure of metrics.json, or a setting."""
+    """A score, or a setting."""
     if isinstance(value, bool) or value is None:
         return {None: "", True: "true", False: "false"}[value]
     if isinstance(value, int):
@@ -94,17 +102,17 @@ def number(value: object) -> str:
     return code(value)
 
 
-def _name(results: Results) -> str:
-    return code(results.name)
+def _name(side: Revision) -> str:
+    return code(side.name)
 
 
 def _headline(review: Review) -> str:
-    base, head = (side.metrics.get("test", {}) for side in (review.base, review.head))
+    base, head = review.base.test, review.head.test
     here = f"{percent(head['accuracy'])}{_interval(head)}"
     if "accuracy" not in base:
         return (
             f"## Test accuracy {here}\n\n{_name(review.base)} has no results to compare with: "
-            "its commit holds no reports/metrics.json."
+            "its commit holds no reports/scores.json."
         )
     lines = [
         f"## Test accuracy {percent(base['accuracy'])} → {percent(head['accuracy'])}"
@@ -114,7 +122,7 @@ def _headline(review: Review) -> str:
     return "\n\n".join(lines)
 
 
-def _interval(figures: dict) -> str:
+def _interval(figures: Scores) -> str:
     """How sure the accuracy is, as evaluate wrote it."""
     if not {"accuracy_low", "accuracy_high", "count"} <= figures.keys():
         return ""
@@ -123,7 +131,7 @@ def _interval(figures: dict) -> str:
 
 
 def _verdict(review: Review) -> str:
-    if review.test is None:
+    if review.test is None or review.pairing is None:
         return ""
     if not review.pairing.same_test_set:
         return ", on different test images"
@@ -151,7 +159,7 @@ def _warnings(review: Review) -> str:
             f"> [!NOTE]\n> {_name(review.base)} has commits that this branch lacks; the "
             "differences below undo them. Merge or rebase for a clean comparison."
         )
-    if warning := scores.base_rate_warning(review.head.metrics.get("test", {})):
+    if warning := base_rate_warning(review.head.test):
         lines.append(f"> [!WARNING]\n> {warning}")
     return "\n\n".join(lines)
 
@@ -181,25 +189,19 @@ def _chance(review: Review) -> str:
             f"Accuracy on the common images: {percent(pairing.accuracy('base'))} → "
             f"{percent(pairing.accuracy('head'))} ({points(test.difference)} points)."
         )
+    base_right = round(pairing.accuracy("base") * test.count)
+    both_right, both_wrong = base_right - test.broken, test.count - base_right - test.fixed
     lines.append(
         table(
             [f"{test.count:,} test images in common", "here right", "here wrong"],
             [
-                [f"{_name(review.base)} right", _both(review, True), f"{test.broken:,} broken"],
-                [f"{_name(review.base)} wrong", f"{test.fixed:,} fixed", _both(review, False)],
+                [f"{_name(review.base)} right", f"{both_right:,}", f"{test.broken:,} broken"],
+                [f"{_name(review.base)} wrong", f"{test.fixed:,} fixed", f"{both_wrong:,}"],
             ],
         )
     )
     lines.append(_conclusion(test))
     return "\n\n".join(lines)
-
-
-def _both(review: Review, right: bool) -> str:
-    """Count of images that both sides have right, or both wrong."""
-    test = review.test
-    base_right = round(review.pairing.accuracy("base") * test.count)
-    count = base_right - test.broken if right else test.count - base_right - test.fixed
-    return f"{count:,}"
 
 
 def _conclusion(test: PairedTest) -> str:
@@ -223,14 +225,15 @@ def _conclusion(test: PairedTest) -> str:
 
 
 def _metrics(review: Review) -> str:
-    base, head = (_without_classes(side.metrics) for side in (review.base, review.head))
+    base, head = review.base.scores, review.head.scores
     if not base:
         rows = [[code(key), number(value)] for key, value in flatten(head).items()]
         return "### Metrics\n\n" + table(["metric", "here"], rows)
     changed = changes(base, head)
     if not changed:
         return "### Metrics\n\nNo metric changed."
-    main, rest = [], []
+    main: list[list[str]] = []
+    rest: list[list[str]] = []
     for change in changed:
         (main if _is_headline(change.key) else rest).append(_metric_row(change))
     header = ["metric", _name(review.base), "here", "change"]
@@ -241,16 +244,6 @@ def _metrics(review: Review) -> str:
         summary = f"Other metrics that changed: {len(rest):,}"
         parts.append(details(summary, table(header, rest, "metrics", most=100)))
     return "\n\n".join(parts)
-
-
-def _without_classes(metrics: dict) -> dict:
-    """The metrics but for the per-class ones, which have their own section."""
-    return {
-        group: {key: value for key, value in figures.items() if key != "per_class"}
-        if isinstance(figures, dict)
-        else figures
-        for group, figures in metrics.items()
-    }
 
 
 def _is_headline(key: str) -> bool:
@@ -351,7 +344,7 @@ def _data(review: Review) -> str:
     return f"{title}\n\n{said}.\n\n{table(header, rows, 'classes')}"
 
 
-def _totals(data: dict) -> dict[str, int]:
+def _totals(data: dict[str, Any]) -> dict[str, int]:
     """Images of each class on all sides of the split, from reports/data.json."""
     return {
         name: sum(count for side, count in counts.items() if side != "bytes")
@@ -360,7 +353,7 @@ def _totals(data: dict) -> dict[str, int]:
 
 
 def _classes(review: Review) -> str:
-    base, head = (_per_class(side.metrics) for side in (review.base, review.head))
+    base, head = review.base.class_scores, review.head.class_scores
     if not base or not head:
         return ""
     gone, new = sorted(base.keys() - head.keys()), sorted(head.keys() - base.keys())
@@ -369,15 +362,16 @@ def _classes(review: Review) -> str:
         if names:
             more = f" and {len(names) - ROWS:,} more" if len(names) > ROWS else ""
             lines.append(f"{what}: {', '.join(markdown(name) for name in names[:ROWS])}{more}.")
-    both = [name for name in head if name in base and base[name]["f1"] != head[name]["f1"]]
-    both.sort(key=lambda name: (-abs(head[name]["f1"] - base[name]["f1"]), name))
+    both = [name for name in head if name in base and base[name].f1 != head[name].f1]
+    both.sort(key=lambda name: (-abs(head[name].f1 - base[name].f1), name))
     rows = [
         [
             markdown(name),
-            number(base[name]["f1"]),
-            number(head[name]["f1"]),
-            points(head[name]["f1"] - base[name]["f1"]),
-            *(points(head[name][key] - base[name][key]) for key in ("precision", "recall")),
+            number(base[name].f1),
+            number(head[name].f1),
+            points(head[name].f1 - base[name].f1),
+            points(head[name].precision - base[name].precision),
+            points(head[name].recall - base[name].recall),
         ]
         for name in both
     ]
@@ -395,10 +389,6 @@ def _classes(review: Review) -> str:
     elif not gone and not new:
         lines.append("No class changed.")
     return "\n\n".join(lines)
-
-
-def _per_class(metrics: dict) -> dict[str, dict]:
-    return metrics.get("test", {}).get("per_class", {})
 
 
 def _images(review: Review) -> str:
@@ -432,10 +422,11 @@ def _image_list(rows: pa.Table, summary: str, review: Review) -> str:
 
 
 def _pictures(review: Review) -> str:
-    shown, folded = [], []
-    for caption, base, head in review.pictures:
-        picture = _picture(caption.replace("_", " "), base, head, review)
-        (shown if caption in OPEN_PICTURES else folded).append(picture)
+    shown: list[str] = []
+    folded: list[str] = []
+    for picture in review.pictures:
+        drawn = _picture(picture, review)
+        (shown if picture.caption in OPEN_PICTURES else folded).append(drawn)
     if folded:
         shown.append(details(f"Other plots that changed: {len(folded):,}", "\n\n".join(folded)))
     command = code(f"dvc plots diff {review.base.name}")
@@ -443,13 +434,14 @@ def _pictures(review: Review) -> str:
     return "\n\n".join(["### Plots", *shown, *review.notes, overlay])
 
 
-def _picture(caption: str, base: str | None, head: str | None, review: Review) -> str:
-    alt = markdown(caption)
-    if base and head:
-        row = [f'<img src="{link}" width="400" alt="{alt}">' for link in (base, head)]
+def _picture(picture: Picture, review: Review) -> str:
+    alt = markdown(picture.caption.replace("_", " "))
+    if picture.head:
+        links = (picture.base, picture.head)
+        row = [f'<img src="{link}" width="400" alt="{alt}">' for link in links]
         drawn = table([_name(review.base), "here"], [row]).replace("| ---: |", "| --- |")
     else:
-        drawn = f'<img src="{base or head}" width="800" alt="{alt}">'
+        drawn = f'<img src="{picture.base}" width="800" alt="{alt}">'
     return f"**{alt}**\n\n{drawn}"
 
 

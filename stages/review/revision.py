@@ -5,12 +5,28 @@ import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import yaml
 
 from stages.errors import UserError
-from stages.files import DATA_SUMMARY, JUDGEMENT, LOG, METRICS, PLOTS, PREDICTIONS, SPLITS, TIMES
+from stages.files import (
+    CURVES,
+    DATA_SUMMARY,
+    JUDGEMENT,
+    LOG,
+    METRICS,
+    PLOTS,
+    PREDICTIONS,
+    PREDICTIONS_COLUMNS,
+    SCORES,
+    SPLIT_COLUMNS,
+    SPLITS,
+    TIMES,
+)
+from stages.metrics.scores import ClassScore, Scores
+from stages.report.results import PER_CLASS, read_class_scores
 from stages.store.model import read_times
 from stages.store.tables import read_table
 
@@ -20,29 +36,41 @@ from stages.store.tables import read_table
 PARAMETERS = "params.yaml"
 # Text results that live in git, and results that live in the DVC cache.
 EPOCH_LOG = LOG / "plots"
-IN_GIT = [str(path) for path in (METRICS, PREDICTIONS, DATA_SUMMARY, EPOCH_LOG, PARAMETERS)]
+IN_GIT = [
+    str(path)
+    for path in (
+        *(METRICS, SCORES, CURVES / PER_CLASS, PREDICTIONS),
+        *(DATA_SUMMARY, EPOCH_LOG, PARAMETERS),
+    )
+]
 
 
 @dataclass(frozen=True)
-class Results:
-    """One side of a review; what its folder lacks is None or empty.
+class Revision:
+    """The results of one side of a review; what its folder lacks is None or empty.
 
-    `metrics`, `parameters`, `data`: nested dicts as in their files; `timing` too, if it is of
+    `scores`, `parameters`, `data`: nested dicts as in their files; `timing` too, if it is of
     this side's model.
     `predictions`: columns id, actual, predicted, confidence, path, one row a test image.
-    `members`: columns id, label of every image of data/splits, or None.
+    `images`: columns id, label of every image of data/splits, or None.
     `epochs`: e.g. "val/loss" -> (epoch, value) of each row.
     """
 
     name: str
-    metrics: dict
-    parameters: dict
-    data: dict
-    timing: dict
+    scores: dict[str, Scores]
+    class_scores: dict[str, ClassScore]
+    parameters: dict[str, Any]
+    data: dict[str, Any]
+    timing: dict[str, Any]
     predictions: pa.Table | None
-    members: pa.Table | None
+    images: pa.Table | None
     epochs: dict[str, list[tuple[int, float]]]
     plots: dict[str, Path]
+
+    @property
+    def test(self) -> Scores:
+        """Scores on the test images; empty if there are none."""
+        return self.scores.get("test", {})
 
     def classes(self) -> list[str]:
         """Names of the classes among the test images, actual or predicted, sorted."""
@@ -52,17 +80,20 @@ class Results:
         return sorted(set().union(*columns))
 
 
-def read_results(folder: Path, name: str) -> Results:
+def read_revision(folder: Path, name: str) -> Revision:
     """Read what `folder` holds. Raises `UserError` for a file that is there but malformed."""
     try:
-        return Results(
+        per_class = folder / CURVES / PER_CLASS
+        by_class = read_class_scores(per_class) if per_class.exists() else []
+        return Revision(
             name=name,
-            metrics=_read_json(folder / METRICS),
+            scores=_read_scores(folder),
+            class_scores={score.name: score for score in by_class},
             parameters=_read_yaml(folder / PARAMETERS),
             data=_read_json(folder / DATA_SUMMARY),
             timing=read_times(folder / TIMES, _read_json(folder / JUDGEMENT).get("sha256")),
             predictions=_read_predictions(folder / PREDICTIONS),
-            members=_read_members(folder / SPLITS),
+            images=_read_images(folder / SPLITS),
             epochs=_read_epochs(folder / EPOCH_LOG),
             plots={path.stem: path for path in sorted((folder / PLOTS).glob("*.png"))},
         )
@@ -72,21 +103,29 @@ def read_results(folder: Path, name: str) -> Results:
         ) from None
 
 
-def _read_json(path: Path) -> dict:
+def _read_scores(folder: Path) -> dict[str, Scores]:
+    """Of commits that have no file of all scores, what the file of metrics has."""
+    scores = _read_json(folder / SCORES) or _read_json(folder / METRICS)
+    return {
+        part: {key: value for key, value in figures.items() if isinstance(value, int | float)}
+        for part, figures in scores.items()
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def _read_yaml(path: Path) -> dict:
+def _read_yaml(path: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
 
 
 def _read_predictions(path: Path) -> pa.Table | None:
-    columns = ["id", "actual", "predicted", "confidence", "path"]
-    return read_table(path, columns) if path.exists() else None
+    return read_table(path, PREDICTIONS_COLUMNS) if path.exists() else None
 
 
-def _read_members(folder: Path) -> pa.Table | None:
-    tables = [read_table(path, ["id", "label"]) for path in sorted(folder.glob("*.csv"))]
+def _read_images(folder: Path) -> pa.Table | None:
+    tables = [read_table(path, SPLIT_COLUMNS) for path in sorted(folder.glob("*.csv"))]
     return pa.concat_tables(tables) if tables else None
 
 
