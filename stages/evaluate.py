@@ -30,7 +30,6 @@ from stages.files import (
 from stages.inference.explain import grad_cam, last_convolution, layer_table
 from stages.inference.probabilities import probabilities
 from stages.metrics import curves, scores
-from stages.metrics.mistakes import most_confident_mistakes
 from stages.parameters.evaluate import Evaluate
 from stages.parameters.section import read_settings
 from stages.progress import progress
@@ -89,7 +88,7 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
             figures[side] = scores.score(images.labels, chances, settings.top_k)
     figures["model"] = {"parameters": model.count_params(), "bytes": MODEL.stat().st_size}
 
-    mistakes = most_confident_mistakes(test.labels, test_probabilities, settings.grad_cam)
+    mistakes = scores.most_confident_mistakes(test.labels, test_probabilities, settings.grad_cam)
     maps = _explain(model, test, mistakes, predicted, settings.batch_size)
     layers, sha256 = layer_table(model), file_sha256(MODEL)
     single = _seconds_per_single_image(model, test)

@@ -7,7 +7,7 @@ import numpy as np
 
 from stages.errors import run
 from stages.files import AUGMENTED, OVERVIEW, PAGE, PLOTS, TIMES
-from stages.metrics.mistakes import (
+from stages.metrics.scores import (
     hardest_and_easiest,
     most_confident_mistakes,
     spread_over_pairs,

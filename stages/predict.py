@@ -10,7 +10,6 @@ read are reported and the others done; the exit code is then 1.
 
 import argparse
 import csv
-import io
 import json
 import os
 import sys
@@ -52,7 +51,7 @@ def main() -> int:
         names = printable(" ".join(options.paths))
         raise UserError(f"no images in {names}; name image files or folders")
     if all(item.error for item in inputs):
-        raise UserError(f"{printable(inputs[0].name)}: {printable(str(inputs[0].error))}")
+        raise UserError(f"{printable(inputs[0].name)}: {printable(inputs[0].error or '')}")
     judgement = read_judgement(options.model)
     tta = options.tta or (judgement.tta if judgement else "none")
     top_k = min(options.top_k or (judgement.top_k if judgement else TOP_K), len(info.classes))
@@ -70,20 +69,20 @@ def main() -> int:
             predicted[batch.positions] = chances.argmax(axis=1)
             errors |= batch.errors
             ranked = _ranked(chances, info.classes, top_k)
-            found = [
-                Found(inputs[at], best) for at, best in zip(batch.positions, ranked, strict=True)
+            answers = [
+                Answer(inputs[at], best) for at, best in zip(batch.positions, ranked, strict=True)
             ]
-            found += [Found(inputs[at], [], error) for at, error in batch.errors.items()]
+            answers += [Answer(inputs[at], [], error) for at, error in batch.errors.items()]
             order = np.argsort([*batch.positions, *batch.errors])
-            write([found[k] for k in order])
-            bar.update(len(found))
+            write([answers[k] for k in order])
+            bar.update(len(answers))
     if not judgement and not options.tta:
         _print_unjudged(options.model)
     _print_score(inputs, predicted, info.classes)
     return _print_errors(inputs, errors)
 
 
-class Found(NamedTuple):
+class Answer(NamedTuple):
     """An image, its most probable classes and their probabilities, or what went wrong."""
 
     input: Input
@@ -131,9 +130,8 @@ def _options() -> argparse.Namespace:
 def _arguments(paths: list[str]) -> Iterator[str]:
     for path in paths:
         if path == "-":
-            if isinstance(sys.stdin, io.TextIOWrapper):
-                sys.stdin.reconfigure(errors="surrogateescape")
-            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+            lines = map(os.fsdecode, sys.stdin.buffer)  # keeps names that are not UTF-8
+            yield from filter(None, (line.rstrip("\r\n") for line in lines))
         else:
             yield path
 
@@ -177,7 +175,7 @@ def _ranked(
 
 
 @contextmanager
-def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Found]], None]]:
+def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Answer]], None]]:
     """Yield a function that writes a batch to the file `path`, or the terminal if it is None.
 
     The file takes its place, whole, at the end of the block.
@@ -199,14 +197,16 @@ def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Found]], N
         if path.suffix == ".csv":
             table = csv.DictWriter(file, columns, lineterminator="\n")
             table.writeheader()
-            yield lambda batch: table.writerows(_cells(_record(found, columns)) for found in batch)
+            yield lambda batch: table.writerows(
+                _cells(_record(answer, columns)) for answer in batch
+            )
         else:
             lines = 0
 
-            def write(batch: list[Found]) -> None:
+            def write(batch: list[Answer]) -> None:
                 nonlocal lines
-                for found in batch:
-                    line = json.dumps(_record(found, columns), ensure_ascii=False)
+                for answer in batch:
+                    line = json.dumps(_record(answer, columns), ensure_ascii=False)
                     file.write((",\n" if lines else "[\n") + line)
                     lines += 1
 
@@ -214,11 +214,13 @@ def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Found]], N
             file.write("\n]\n")
 
 
-def _record(found: Found, columns: list[str]) -> dict[str, Any]:
-    error = printable(found.error) if found.error else None
-    fields: dict[str, Any] = {"file": printable(found.input.name), "actual": found.input.label}
-    fields["error"] = error
-    for rank, (name, chance) in enumerate(found.ranked, 1):
+def _record(answer: Answer, columns: list[str]) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "file": printable(answer.input.name),
+        "actual": answer.input.label,
+        "error": printable(answer.error) if answer.error else None,
+    }
+    for rank, (name, chance) in enumerate(answer.ranked, 1):
         suffix = f"_{rank}" if rank > 1 else ""
         fields[f"predicted{suffix}"] = name
         fields[f"confidence{suffix}"] = round(chance, 6)
@@ -231,12 +233,12 @@ def _cells(record: dict[str, Any]) -> dict[str, Any]:
     return record | safe | {"file": path_cell(record["file"])}
 
 
-def _print(batch: list[Found]) -> None:
+def _print(batch: list[Answer]) -> None:
     lines = [
-        f"{printable(found.input.name)}: "
-        + ", ".join(f"{printable(name)} {chance:.1%}" for name, chance in found.ranked)
-        for found in batch
-        if not found.error
+        f"{printable(answer.input.name)}: "
+        + ", ".join(f"{printable(name)} {chance:.1%}" for name, chance in answer.ranked)
+        for answer in batch
+        if not answer.error
     ]
     if lines:
         tqdm.write("\n".join(lines))  # beside the progress bar, not into it
@@ -244,8 +246,8 @@ def _print(batch: list[Found]) -> None:
 
 def _print_score(inputs: list[Input], predicted: np.ndarray, classes: list[str]) -> None:
     """Accuracy and report of the images whose folder names their class, if there are any."""
-    number = {name: label for label, name in enumerate(classes)}
-    labels = np.array([number.get(item.label or "", -1) for item in inputs])
+    number: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
+    labels = np.array([number.get(item.label, -1) for item in inputs])
     scored = (labels >= 0) & (predicted >= 0)
     if not scored.any():
         return

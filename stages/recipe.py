@@ -18,6 +18,7 @@ from typing import Any
 from ruamel.yaml import YAML, RoundTripRepresenter
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import ScalarNode
 
 from stages.errors import UserError, run
 from stages.parameters.whole import read_parameters
@@ -153,7 +154,7 @@ def _is_section(value: Any) -> bool:
 
 
 class _Representer(RoundTripRepresenter):
-    def represent_none(self, data):  # ruamel.yaml would write nothing
+    def represent_none(self, data: None) -> ScalarNode:  # ruamel.yaml would write nothing
         return self.represent_scalar("tag:yaml.org,2002:null", "null")
 
 

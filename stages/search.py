@@ -17,14 +17,16 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.errors import UserError, run
-from stages.files import METRICS
+from stages.files import SCORES
 from stages.parameters.whole import Parameters, read_parameters
 from stages.parameters.yaml_file import read_yaml
+from stages.store.names import flatten
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.distributions import BaseDistribution
 
 SPACE = Path(__file__).with_name("search.yaml")
@@ -33,11 +35,11 @@ PREFIX = "search-"
 
 @dataclass(frozen=True)
 class Experiment:
-    """`parameters` and `metrics` are nested as in params.yaml and in the file of metrics."""
+    """`parameters` nested as in params.yaml, `scores` of the file of scores by dotted name."""
 
     name: str
-    parameters: dict
-    metrics: dict
+    parameters: dict[str, Any]
+    scores: dict[str, Any]
 
 
 def main() -> None:
@@ -49,7 +51,7 @@ def main() -> None:
     check_keys(space, parameters, arguments.space)
     metric = _metric(parameters)
 
-    past = past_experiments(METRICS)
+    past = past_experiments()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         direction="minimize" if metric.endswith("loss") else "maximize",
@@ -89,14 +91,16 @@ def _arguments() -> argparse.Namespace:
 
 
 def _metric(parameters: Parameters) -> str:
-    """The figure of reports/metrics.json that judges a trial: the one that judges an epoch."""
+    """The figure of reports/scores.json that judges a trial: the one that judges an epoch."""
     if parameters.split.val == 0:
         raise UserError("split.val = 0 leaves no validation images to judge trials by; try 0.1")
     monitor = parameters.train.monitor
     return "val.accuracy" if monitor == "last" else monitor.replace("/", ".")
 
 
-def _learn(study, experiment: Experiment, space: dict, metric: str) -> bool:
+def _learn(
+    study: "Study", experiment: Experiment, space: "dict[str, BaseDistribution]", metric: str
+) -> bool:
     """Tell `study` of an earlier experiment; False if it does not fit the space of now."""
     import optuna
 
@@ -104,7 +108,7 @@ def _learn(study, experiment: Experiment, space: dict, metric: str) -> bool:
         trial = optuna.trial.create_trial(
             params={key: look_up(experiment.parameters, key) for key in space},
             distributions=space,
-            value=look_up(experiment.metrics, metric),
+            value=experiment.scores.get(metric),
             user_attrs={"name": experiment.name},
         )
     except ValueError:
@@ -113,14 +117,14 @@ def _learn(study, experiment: Experiment, space: dict, metric: str) -> bool:
     return True
 
 
-def _run(name: str, settings: dict, parameters: Parameters, metric: str) -> float | None:
+def _run(name: str, settings: dict[str, Any], parameters: Parameters, metric: str) -> float | None:
     """The figure that the experiment `name` reaches; None if it failed."""
     if not run_experiment(name, settings, _untracked_inputs(parameters)):
         return None
-    made = [experiment for experiment in past_experiments(METRICS) if experiment.name == name]
-    value = look_up(made[0].metrics, metric) if made else None
+    made = [experiment for experiment in past_experiments() if experiment.name == name]
+    value = made[0].scores.get(metric) if made else None
     if value is None:
-        print(f"{name} has no {metric} in {METRICS}", file=sys.stderr)
+        print(f"{name} has no {metric} in {SCORES}", file=sys.stderr)
     return value
 
 
@@ -131,12 +135,12 @@ def _untracked_inputs(parameters: Parameters) -> list[str]:
     return [name for path in relative if Path(path).exists() for name in untracked(path)]
 
 
-def _short(value):
+def _short(value: Any) -> Any:
     """Four digits are enough for a setting, and easier to read."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _summary(study, metric: str) -> None:
+def _summary(study: "Study", metric: str) -> None:
     try:
         best = study.best_trial
     except ValueError:
@@ -151,20 +155,26 @@ def _summary(study, metric: str) -> None:
 # Experiments of DVC, as the memory of a search
 
 
-def past_experiments(metrics_file: str | Path) -> list[Experiment]:
+def past_experiments() -> list[Experiment]:
     """The experiments that searches on the commit at hand have left so far, oldest first."""
     from dvc.repo import Repo
 
-    found = []
+    past = []
     with Repo(".") as repo:
         _, commit = repo.experiments.show()  # the first is the workspace
     for entry in commit.experiments or ():
-        data = entry.revs[0].data
-        if entry.name.startswith(PREFIX) and data:
-            parameters = data.params["params.yaml"].get("data", {})
-            metrics = data.metrics.get(str(metrics_file), {}).get("data", {})
-            found.append(Experiment(entry.name, parameters, metrics))
-    return sorted(found, key=lambda experiment: experiment.name)
+        state = entry.revs[0]
+        if entry.name.startswith(PREFIX) and state.data:
+            parameters = state.data.params["params.yaml"].get("data", {})
+            past.append(Experiment(entry.name, parameters, _scores_at(state.rev)))
+    return sorted(past, key=lambda experiment: experiment.name)
+
+
+def _scores_at(commit: str) -> dict[str, Any]:
+    """Figures of the file of scores of `commit` by dotted name; empty if it has none."""
+    command = ["git", "show", f"{commit}:./{SCORES.as_posix()}"]
+    shown = subprocess.run(command, check=False, capture_output=True)
+    return flatten(json.loads(shown.stdout)) if shown.returncode == 0 else {}
 
 
 def names() -> Iterator[str]:
@@ -178,7 +188,7 @@ def names() -> Iterator[str]:
     return (name for name in numbered if name not in taken)
 
 
-def run_experiment(name: str, settings: dict, copy: list[str]) -> bool:
+def run_experiment(name: str, settings: dict[str, Any], copy: list[str]) -> bool:
     """Run the pipeline as the experiment `name` in a folder of its own; True if it succeeded.
 
     `settings` are values by dotted key, `copy` paths that the pipeline reads though neither
@@ -217,7 +227,7 @@ def read_space(path: str | Path) -> "dict[str, BaseDistribution]":
     return {key: _distribution(f"{path}: {key}", entry) for key, entry in entries.items()}
 
 
-def _distribution(where: str, entry) -> "BaseDistribution":
+def _distribution(where: str, entry: Any) -> "BaseDistribution":
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,
@@ -236,12 +246,13 @@ def _distribution(where: str, entry) -> "BaseDistribution":
         ) from None
 
 
-def check_keys(space: dict, parameters: Parameters, where: str | Path) -> None:
+def check_keys(space: dict[str, Any], parameters: Parameters, where: str | Path) -> None:
     """Raise `UserError` for a key of `space` that is no setting.
 
     The settings of an architecture (model.settings) are checked when the model is built.
     """
-    known = _keys(parameters.model_dump())
+    known = list(flatten(parameters.model_dump()))
+    known += {key.rpartition(".")[0] for key in known} - {""}  # sections may be varied whole
     for key in space:
         if key not in known and not key.startswith("model.settings."):
             close = difflib.get_close_matches(key, known, n=1)
@@ -249,20 +260,12 @@ def check_keys(space: dict, parameters: Parameters, where: str | Path) -> None:
             raise UserError(f"{where}: {key} is not a setting{hint}")
 
 
-def look_up(values: dict, key: str):
-    """The entry of nested dicts at a dotted key; None if there is none."""
+def look_up(values: dict[str, Any], key: str) -> Any:
+    """The entry of nested dicts at a dotted key, which may be a whole section; None if missing."""
+    entry: Any = values
     for part in key.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values
-
-
-def _keys(values: dict, prefix: str = "") -> list[str]:
-    keys = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            keys += _keys(value, f"{prefix}{name}.")
-        keys.append(f"{prefix}{name}")
-    return keys
+        entry = entry.get(part) if isinstance(entry, dict) else None
+    return entry
 
 
 if __name__ == "__main__":

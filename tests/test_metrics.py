@@ -3,12 +3,13 @@ import pytest
 from sklearn import metrics as sk
 
 from stages.metrics import curves, scores
-from stages.metrics.mistakes import (
+from stages.metrics.scores import (
+    expected_calibration_error,
     hardest_and_easiest,
     most_confident_mistakes,
+    reliability,
     spread_over_pairs,
 )
-from stages.metrics.scores import expected_calibration_error, reliability
 
 
 def predictions(n=500, classes=4, seed=0):

@@ -24,7 +24,7 @@ if epochs == 13:
 names = [path.name for path in pathlib.Path("photos").glob("*.jpg")]
 accuracy = (1 - abs(epochs - 7) / 100) * bool(names)
 pathlib.Path("reports").mkdir(exist_ok=True)
-json.dump({"val": {"accuracy": accuracy}}, open("reports/metrics.json", "w"))
+json.dump({"val": {"accuracy": accuracy}}, open("reports/scores.json", "w"))
 """
 PIPELINE = {
     "stages": {
@@ -32,7 +32,7 @@ PIPELINE = {
             "cmd": f"{sys.executable} formula.py",
             "params": ["train"],
             "deps": ["formula.py"],
-            "metrics": [{"reports/metrics.json": {"cache": False}}],
+            "outs": [{"reports/scores.json": {"cache": False}}],
         }
     }
 }
@@ -77,13 +77,13 @@ def test_trials_are_experiments_and_a_second_search_goes_on_from_them(project, c
     project("train.epochs: {low: 1, high: 12}", trials=1)
     second = capfd.readouterr().out
 
-    found = past_experiments("reports/metrics.json")
+    found = past_experiments()
     assert [experiment.name for experiment in found] == ["search-001", "search-002"]
     accuracies = {}
     for experiment in found:
         epochs = experiment.parameters["train"]["epochs"]
         accuracies[experiment.name] = 1 - abs(epochs - 7) / 100
-        assert experiment.metrics == {"val": {"accuracy": accuracies[experiment.name]}}
+        assert experiment.scores == {"val.accuracy": accuracies[experiment.name]}
     assert "going on from" not in first
     assert "going on from 1 earlier trials" in second
     best = max(accuracies, key=accuracies.get)

@@ -54,8 +54,10 @@ def learning_curves(
     return drawn
 
 
-def accuracy_by_epoch(epochs: np.ndarray, accuracy: np.ndarray, low, high) -> Figure:
-    """Accuracy on the extra set after each epoch, with its 95 % interval."""
+def accuracy_by_epoch(
+    epochs: np.ndarray, accuracy: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> Figure:
+    """Accuracy on the extra set after each epoch, with its 95 % interval; each (epochs,)."""
     drawn = figure(7, 3.8)
     axes = drawn.subplots()
     axes.fill_between(epochs, low, high, color=SKY, alpha=0.35, linewidth=0, label="95 % interval")
@@ -152,7 +154,10 @@ def reliability(
     return drawn
 
 
-def _family(curves, areas, total: int, title: str, area: str) -> Figure:
+def _family(
+    curves: dict[str, Curve], areas: dict[str, float], total: int, title: str, area: str
+) -> Figure:
+    """Curves by class in one picture, the first, their mean, in bold."""
     drawn = figure(7.6, 4.6)
     axes = drawn.subplots()
     for number, (name, (x, y)) in enumerate(curves.items()):
@@ -170,7 +175,13 @@ def _family(curves, areas, total: int, title: str, area: str) -> Figure:
     return drawn
 
 
-def _bars(title: str, labels: list[str], parts: list[tuple], limits, xlabel: str) -> Figure:
+def _bars(
+    title: str,
+    labels: list[str],
+    parts: list[tuple[str, np.ndarray, str]],
+    limits: tuple[float, float],
+    xlabel: str,
+) -> Figure:
     """Horizontal bars, first label on top; several `parts` (name, values, colour) stack."""
     row = 0.26 if len(labels) <= 30 else 0.17
     drawn = figure(7.6, 1.3 + row * len(labels))
@@ -181,7 +192,7 @@ def _bars(title: str, labels: list[str], parts: list[tuple], limits, xlabel: str
     for name, values, colour in parts:
         axes.barh(places, values, left=ends, color=colour, height=0.75, label=name)
         ends = ends + values
-    for place, end in zip(places, ends, strict=True):
+    for place, end in zip(places.tolist(), ends.tolist(), strict=True):
         text = f" {end:,.0f}" if limits[1] > 2 else f" {end:.3f}"
         axes.text(end, place, text, verticalalignment="center", fontsize=size)
     axes.set_yticks(places, labels, fontsize=size)

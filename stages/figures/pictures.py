@@ -1,6 +1,7 @@
 """Pictures made of images: grids of samples and mistakes, the confusion matrix, the overview."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -45,7 +46,7 @@ def image_grid(
         (down, max(across, round(len(title) * LETTER * 1.3) + 2 * GAP), 3), 255, np.uint8
     )
     drawn = Figure(figsize=(canvas.shape[1] / DPI, canvas.shape[0] / DPI), facecolor="white")
-    text = {"verticalalignment": "top", "fontsize": 8}
+    text: dict[str, Any] = {"verticalalignment": "top", "fontsize": 8}
     places = []
     for at, tile in enumerate(tiles):
         x = GAP + at % columns * cell[0]

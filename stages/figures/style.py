@@ -4,6 +4,7 @@ import io
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -25,31 +26,32 @@ DASHES = ("-", "--", ":")
 INK = "#1b1b1c"  # text and axes; `to_svg` turns it into the colour of the page's text
 DPI = 100
 
-STYLE = {
-    "figure.dpi": DPI,
-    "savefig.dpi": DPI,
-    "font.family": "DejaVu Sans",  # comes with matplotlib
-    "font.size": 9,
-    "text.color": INK,
-    "text.parse_math": False,  # a class may be called $
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": INK,
-    "grid.alpha": 0.15,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "legend.labelcolor": INK,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "figures",
-}
-matplotlib.rcParams.update(STYLE)
+matplotlib.rcParams.update(
+    {
+        "figure.dpi": DPI,
+        "savefig.dpi": DPI,
+        "font.family": "DejaVu Sans",  # comes with matplotlib
+        "font.size": 9,
+        "text.color": INK,
+        "text.parse_math": False,  # a class may be called $
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "axes.titlesize": 11,
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": INK,
+        "grid.alpha": 0.15,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "legend.frameon": False,
+        "legend.labelcolor": INK,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "figures",
+    }
+)
 
 
 def figure(width: float, height: float) -> Figure:
@@ -62,7 +64,7 @@ def save_png(drawn: Figure, path: Path) -> None:
     _save(drawn, path, "png", metadata={"Software": None})
 
 
-def _save(drawn: Figure, file, kind: str, **options) -> None:
+def _save(drawn: Figure, file: Path | io.StringIO, kind: str, **options: Any) -> None:
     with warnings.catch_warnings():
         # A name in a script that DejaVu Sans lacks shows as boxes; the page shows it right.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
