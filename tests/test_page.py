@@ -161,13 +161,22 @@ def test_the_page_follows_the_systems_theme_and_the_button_turns_it(page):
     assert background() == dark
 
 
-@pytest.mark.parametrize("width", [500, 1200])
+@pytest.mark.parametrize("width", [390, 500, 1200])
 def test_the_page_fits_the_window(page, width):
     page.set_window_size(width, 900)
     wide, window = page.execute_script(
         "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     )
     assert wide <= window
+
+
+def test_on_a_telephone_names_in_tables_do_not_fall_into_letters(page):
+    page.set_window_size(390, 900)
+    for cell in page.find_elements(By.CSS_SELECTOR, "#confusion .sortable td:not(.n)"):
+        assert cell.size["width"] >= 80, cell.text
+    for button in page.find_elements(By.CSS_SELECTOR, "#confusion td button"):
+        assert button.size["height"] < 40
+    page.set_window_size(1200, 900)
 
 
 def test_a_screen_reader_finds_its_way(page):

@@ -5,38 +5,6 @@ from typing import NamedTuple
 import numpy as np
 
 Scores = dict[str, float]  # figures by name, of one side of the split
-
-# Whether a confidence of 80 % is right 80 % of the time
-
-
-BINS = 15  # of equal width, as in Guo et al. 2017, On Calibration of Modern Neural Networks
-
-
-def reliability(correct: np.ndarray, confidence: np.ndarray) -> dict[str, np.ndarray]:
-    """Bins of confidence that hold an image, in order, each (bins,).
-
-    `correct` bool (n,), `confidence` float (n,) in 0..1 of the predicted class. Gives
-    `low` and `high` (the bin's bounds), `confidence` and `accuracy` (means), `count`.
-    """
-    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    count = np.bincount(which, minlength=BINS)
-    held = np.flatnonzero(count)
-    return {
-        "low": held / BINS,
-        "high": (held + 1) / BINS,
-        "confidence": np.bincount(which, confidence, BINS)[held] / count[held],
-        "accuracy": np.bincount(which, correct, BINS)[held] / count[held],
-        "count": count[held],
-    }
-
-
-def expected_calibration_error(correct: np.ndarray, confidence: np.ndarray) -> float:
-    """Mean gap between confidence and accuracy over the bins, weighted by their images."""
-    bins = reliability(correct, confidence)
-    gaps = np.abs(bins["confidence"] - bins["accuracy"])
-    return float(np.average(gaps, weights=bins["count"]))
-
-
 DECIMALS = 6  # more would show rounding noise of the hardware as a change
 
 
@@ -87,33 +55,6 @@ def score(labels: np.ndarray, probabilities: np.ndarray, top_k: int = 3) -> Scor
     return rounded(scores)
 
 
-# What reports/metrics.json has of the test images. Every figure that changes with each run takes
-# a column of `dvc exp show`, left of the settings: these leave room for them on a screen.
-HEADLINE = ("accuracy", "loss", "f1_macro", "top", "ece", "count", "base_rate")
-
-
-def headline(scores: dict[str, Scores]) -> dict[str, dict[str, float | list[float]]]:
-    """The figures for DVC's tables, out of the `scores` of all sides and the model's size.
-
-    The interval is a list, which DVC's tables leave out: it is for whoever opens the file.
-    """
-    test = scores["test"]
-    shown: dict[str, dict[str, float | list[float]]] = {
-        "test": {
-            name: value
-            for start in HEADLINE
-            for name, value in test.items()
-            if name == start or (start == "top" and name.startswith("top"))
-        }
-    }
-    shown["test"]["accuracy_interval"] = [test["accuracy_low"], test["accuracy_high"]]
-    for side in ("val", "extra"):
-        if side in scores:
-            shown[side] = {name: scores[side][name] for name in ("accuracy", "count")}
-    # Not its bytes: they differ by a few whenever a setting that travels with it does.
-    return shown | {"model": {"parameters": scores["model"]["parameters"]}}
-
-
 def accuracy(correct: int, count: int) -> Scores:
     """Accuracy, its Wilson 95 % interval (Wilson 1927) and the count it rests on."""
     from scipy.stats import binomtest
@@ -127,6 +68,50 @@ def accuracy(correct: int, count: int) -> Scores:
             "count": count,
         }
     )
+
+
+def one_vs_rest_areas(is_class: np.ndarray, scores: np.ndarray) -> tuple[float, float] | None:
+    """ROC-AUC and average precision of telling one class from the rest; None if undefined."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    if is_class.all() or not is_class.any():
+        return None
+    return roc_auc_score(is_class, scores), average_precision_score(is_class, scores)
+
+
+def rounded(scores: Scores) -> Scores:
+    """Plain Python numbers, rounded to `DECIMALS`; whole numbers stay whole."""
+    return {
+        name: int(value) if isinstance(value, int | np.integer) else round(float(value), DECIMALS)
+        for name, value in scores.items()
+    }
+
+
+def headline(scores: dict[str, Scores]) -> dict[str, dict[str, float | list[float]]]:
+    """What reports/metrics.json has of the `scores` of all sides and of the model.
+
+    `dvc exp show` gives every number that differs a column, and all of them come before the
+    settings that differ: these leave room for the settings on a screen. The interval is a list,
+    which DVC's tables leave out; whoever opens the file sees it.
+    """
+    test = scores["test"]
+    top_k = [name for name in test if name.startswith("top")]
+    shown: dict[str, dict[str, float | list[float]]] = {
+        "test": {
+            "accuracy": test["accuracy"],
+            "accuracy_interval": [test["accuracy_low"], test["accuracy_high"]],
+            **{name: test[name] for name in ("loss", "f1_macro", *top_k, "ece")},
+            **{name: test[name] for name in ("count", "base_rate")},
+        }
+    }
+    for side in ("val", "extra"):
+        if side in scores:
+            shown[side] = {name: scores[side][name] for name in ("accuracy", "count")}
+    # Not its bytes: they differ by a few whenever a setting that travels with it does.
+    return shown | {"model": {"parameters": scores["model"]["parameters"]}}
+
+
+# By class
 
 
 class ClassScore(NamedTuple):
@@ -175,23 +160,6 @@ def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
     return confusion_matrix(labels, predicted, labels=np.arange(classes))
 
 
-def one_vs_rest_areas(is_class: np.ndarray, scores: np.ndarray) -> tuple[float, float] | None:
-    """ROC-AUC and average precision of telling one class from the rest; None if undefined."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    if is_class.all() or not is_class.any():
-        return None
-    return roc_auc_score(is_class, scores), average_precision_score(is_class, scores)
-
-
-def rounded(scores: Scores) -> Scores:
-    """Plain Python numbers, rounded to `DECIMALS`; whole numbers stay whole."""
-    return {
-        name: int(value) if isinstance(value, int | np.integer) else round(float(value), DECIMALS)
-        for name, value in scores.items()
-    }
-
-
 def report(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> str:
     """scikit-learn's classification report, as text."""
     from sklearn.metrics import classification_report
@@ -204,6 +172,37 @@ def report(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> str
         digits=4,
         zero_division=0,
     )
+
+
+# Is a confidence of 80 % right 80 % of the time?
+
+
+BINS = 15  # of equal width, as in Guo et al. 2017, On Calibration of Modern Neural Networks
+
+
+def reliability(correct: np.ndarray, confidence: np.ndarray) -> dict[str, np.ndarray]:
+    """Bins of confidence that hold an image, in order, each (bins,).
+
+    `correct` bool (n,), `confidence` float (n,) in 0..1 of the predicted class. Gives
+    `low` and `high` (the bin's bounds), `confidence` and `accuracy` (means), `count`.
+    """
+    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    count = np.bincount(which, minlength=BINS)
+    held = np.flatnonzero(count)
+    return {
+        "low": held / BINS,
+        "high": (held + 1) / BINS,
+        "confidence": np.bincount(which, confidence, BINS)[held] / count[held],
+        "accuracy": np.bincount(which, correct, BINS)[held] / count[held],
+        "count": count[held],
+    }
+
+
+def expected_calibration_error(correct: np.ndarray, confidence: np.ndarray) -> float:
+    """Mean gap between confidence and accuracy over the bins, weighted by their images."""
+    bins = reliability(correct, confidence)
+    gaps = np.abs(bins["confidence"] - bins["accuracy"])
+    return float(np.average(gaps, weights=bins["count"]))
 
 
 # Better than always naming the commonest class?
