@@ -84,8 +84,8 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     by_class = scores.score_classes(test.labels, test_probabilities, classes)
     for side, images in (("val", val), ("extra", extra)):
         if len(images):
-            chances = predict(images, f"{side} images")
-            figures[side] = scores.score(images.labels, chances, settings.top_k)
+            judged = predict(images, f"{side} images")
+            figures[side] = scores.score(images.labels, judged, settings.top_k)
     figures["model"] = {"parameters": model.count_params(), "bytes": MODEL.stat().st_size}
 
     mistakes = scores.most_confident_mistakes(test.labels, test_probabilities, settings.grad_cam)
@@ -177,7 +177,7 @@ def _explain(
 def _accuracy_by_epoch(
     model: "keras.Model", extra: ImageSet, predict: Callable[[ImageSet, str], np.ndarray]
 ) -> list[tuple]:
-    """Accuracy on the extra set with the weights of each saved epoch: seen, never chosen by."""
+    """Accuracy on the extra set with the weights of each saved epoch. Nothing is chosen by it."""
     rows = []
     for path in sorted(EPOCHS.glob("epoch-*.weights.h5")):
         model.load_weights(path)

@@ -203,15 +203,17 @@ def _overlays(results: "Results") -> list[tuple[int, np.ndarray, np.ndarray]]:
 
 
 def _in_turn(labels: np.ndarray, classes: int, count: int) -> np.ndarray:
-    """Positions of `count` images, every class in turn; with more classes than `count`, of
-    classes spread evenly. Grouped by class."""
+    """Positions of `count` images, as many of each class as of any other, grouped by class.
+
+    With more classes than `count`, one image of each of `count` classes spread evenly.
+    """
     ends = np.cumsum(np.bincount(labels, minlength=classes))
-    members = np.split(np.argsort(labels, kind="stable"), ends[:-1])
-    members = [part for part in members if len(part)]
-    if len(members) > count:
-        members = [members[k] for k in np.linspace(0, len(members) - 1, count).astype(int)]
-    shares = [len(part) for part in np.array_split(np.arange(count), len(members))]
-    return np.concatenate([part[:n] for part, n in zip(members, shares, strict=True)])
+    by_class = np.split(np.argsort(labels, kind="stable"), ends[:-1])
+    by_class = [part for part in by_class if len(part)]
+    if len(by_class) > count:
+        by_class = [by_class[k] for k in np.linspace(0, len(by_class) - 1, count).astype(int)]
+    shares = [len(part) for part in np.array_split(np.arange(count), len(by_class))]
+    return np.concatenate([part[:n] for part, n in zip(by_class, shares, strict=True)])
 
 
 if __name__ == "__main__":

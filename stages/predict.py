@@ -65,10 +65,10 @@ def main() -> int:
         _output(options.output, top_k) as write,
         progress(len(inputs), "images", "classifying") as bar,
     ):
-        for batch, chances in _classify(options.model, tta, batches):
-            predicted[batch.positions] = chances.argmax(axis=1)
+        for batch, probabilities in _classify(options.model, tta, batches):
+            predicted[batch.positions] = probabilities.argmax(axis=1)
             errors |= batch.errors
-            ranked = _ranked(chances, info.classes, top_k)
+            ranked = _ranked(probabilities, info.classes, top_k)
             answers = [
                 Answer(inputs[at], best) for at, best in zip(batch.positions, ranked, strict=True)
             ]
@@ -156,22 +156,23 @@ def _classify(path: Path, tta: str, batches: Iterator[Batch]) -> Iterator[tuple[
     size = max(1, BATCH_NUMBERS // largest_activation(model))
     for batch in batches:
         parts = range(0, max(1, len(batch.images)), size)
-        chances = np.concatenate([classify(batch.images[at : at + size]) for at in parts])
-        if not np.isfinite(chances).all():
+        probabilities = np.concatenate([classify(batch.images[at : at + size]) for at in parts])
+        if not np.isfinite(probabilities).all():
             raise UserError(
                 f"{path} gives no numbers (NaN): its training diverged; lower "
                 "train.optimizer.learning_rate and train again"
             )
-        yield batch, chances
+        yield batch, probabilities
 
 
 def _ranked(
-    chances: np.ndarray, classes: list[str], top_k: int
+    probabilities: np.ndarray, classes: list[str], top_k: int
 ) -> Iterator[list[tuple[str, float]]]:
-    """For each row of `chances` the `top_k` most probable of `classes`, the most probable first."""
-    order = np.argsort(-chances, axis=1, kind="stable")[:, :top_k]
-    for row, values in zip(order.tolist(), np.take_along_axis(chances, order, 1), strict=True):
-        yield [(classes[k], value) for k, value in zip(row, values.tolist(), strict=True)]
+    """For each row of `probabilities` the `top_k` most probable classes, the most probable first."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    highest = np.take_along_axis(probabilities, order, 1)
+    for row, values in zip(order.tolist(), highest.tolist(), strict=True):
+        yield [(classes[k], value) for k, value in zip(row, values, strict=True)]
 
 
 @contextmanager
@@ -220,10 +221,10 @@ def _record(answer: Answer, columns: list[str]) -> dict[str, Any]:
         "actual": answer.input.label,
         "error": printable(answer.error) if answer.error else None,
     }
-    for rank, (name, chance) in enumerate(answer.ranked, 1):
+    for rank, (name, probability) in enumerate(answer.ranked, 1):
         suffix = f"_{rank}" if rank > 1 else ""
         fields[f"predicted{suffix}"] = name
-        fields[f"confidence{suffix}"] = round(chance, 6)
+        fields[f"confidence{suffix}"] = round(probability, 6)
     return {column: fields.get(column) for column in columns}
 
 
@@ -236,7 +237,7 @@ def _cells(record: dict[str, Any]) -> dict[str, Any]:
 def _print(batch: list[Answer]) -> None:
     lines = [
         f"{printable(answer.input.name)}: "
-        + ", ".join(f"{printable(name)} {chance:.1%}" for name, chance in answer.ranked)
+        + ", ".join(f"{printable(name)} {probability:.1%}" for name, probability in answer.ranked)
         for answer in batch
         if not answer.error
     ]

@@ -67,8 +67,8 @@ def main() -> None:
         settings = {key: _short(value) for key, value in trial.params.items()}
         name = next(new_names)
         trial.set_user_attr("name", name)
-        said = ", ".join(f"{key}={value}" for key, value in settings.items())
-        print(f"{name} ({number} of {arguments.trials}): {said}", flush=True)
+        described = ", ".join(f"{key}={value}" for key, value in settings.items())
+        print(f"{name} ({number} of {arguments.trials}): {described}", flush=True)
         value = _run(name, settings, parameters, metric)
         if value is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)

@@ -22,9 +22,9 @@ def learning_curves(
     for axes, (what, curves) in zip(
         drawn.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
-        looks = {"train": (SKY, "o", "training"), "val": (RED, "s", "validation")}
+        styles = {"train": (SKY, "o", "training"), "val": (RED, "s", "validation")}
         for side, (epochs, values) in curves.items():
-            colour, marker, label = looks[side]
+            colour, marker, label = styles[side]
             last = f"{100 * values[-1]:.1f} %" if what == "Accuracy" else f"{values[-1]:.3g}"
             axes.plot(
                 epochs,
@@ -187,15 +187,15 @@ def _bars(
     drawn = figure(7.6, 1.3 + row * len(labels))
     axes = drawn.subplots()
     size = 9 if len(labels) <= 30 else 6.5
-    places = np.arange(len(labels))
+    positions = np.arange(len(labels))
     ends = np.zeros(len(labels))
     for name, values, colour in parts:
-        axes.barh(places, values, left=ends, color=colour, height=0.75, label=name)
+        axes.barh(positions, values, left=ends, color=colour, height=0.75, label=name)
         ends = ends + values
-    for place, end in zip(places.tolist(), ends.tolist(), strict=True):
-        text = f" {end:,.0f}" if limits[1] > 2 else f" {end:.3f}"
-        axes.text(end, place, text, verticalalignment="center", fontsize=size)
-    axes.set_yticks(places, labels, fontsize=size)
+    for position, end in zip(positions.tolist(), ends.tolist(), strict=True):
+        value = f" {end:,.0f}" if limits[1] > 2 else f" {end:.3f}"
+        axes.text(end, position, value, verticalalignment="center", fontsize=size)
+    axes.set_yticks(positions, labels, fontsize=size)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set(title=title, xlabel=xlabel, xlim=limits)
     axes.grid(visible=False, axis="y")

@@ -46,29 +46,29 @@ def image_grid(
         (down, max(across, round(len(title) * LETTER * 1.3) + 2 * GAP), 3), 255, np.uint8
     )
     drawn = Figure(figsize=(canvas.shape[1] / DPI, canvas.shape[0] / DPI), facecolor="white")
-    text: dict[str, Any] = {"verticalalignment": "top", "fontsize": 8}
-    places = []
+    style: dict[str, Any] = {"verticalalignment": "top", "fontsize": 8}
+    corners = []
     for at, tile in enumerate(tiles):
         x = GAP + at % columns * cell[0]
         y = HEADER + above + at // columns * (cell[1] + above)
         canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
-        places.append((x, y))
+        corners.append((x, y))
     axes = drawn.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.imshow(canvas, interpolation="none", aspect="auto")
     axes.text(GAP, 9, title, fontsize=11, verticalalignment="top")
-    for (x, y), lines in zip(places, captions, strict=True):
+    for (x, y), lines in zip(corners, captions, strict=True):
         for number, line in enumerate(lines):
             axes.text(
                 x,
                 y + height + 3 + LINE * number,
                 shortened(line, int((cell[0] - GAP) / LETTER)),
                 color=RED if number == highlight else INK,
-                **text,
+                **style,
             )
     for row, name in enumerate(row_titles or []):
         y = HEADER + row * (cell[1] + above)
-        axes.text(GAP, y, shortened(name, int(across / LETTER / 1.2)), fontweight="bold", **text)
+        axes.text(GAP, y, shortened(name, int(across / LETTER / 1.2)), fontweight="bold", **style)
     return drawn
 
 
@@ -149,12 +149,12 @@ ANNOTATED = 20  # with more classes, numbers in the cells would not be legible
 LABELLED = 120
 
 
-def confusion_matrix(counts: np.ndarray, classes: list[str], of: str = "actual") -> Figure:
-    """`counts` int (classes, classes), rows are actual; `of` is one of `TITLES`."""
-    if of == "counts":
+def confusion_matrix(counts: np.ndarray, classes: list[str], normalise: str = "actual") -> Figure:
+    """`counts` int (classes, classes), rows are actual; `normalise` is one of `TITLES`."""
+    if normalise == "counts":
         values = counts.astype(float)
     else:
-        total = counts.sum(axis=1 if of == "actual" else 0, keepdims=True)
+        total = counts.sum(axis=1 if normalise == "actual" else 0, keepdims=True)
         values = counts / np.maximum(total, 1)
     many = len(classes)
     side = float(np.clip(0.52 * many, 2.6, 8 if many <= ANNOTATED else 11))
@@ -163,14 +163,14 @@ def confusion_matrix(counts: np.ndarray, classes: list[str], of: str = "actual")
     margin = 0.6 + min(length, max(map(len, classes))) * font * 0.6 / 72
     drawn = figure(side + margin + 0.9, side + margin + 0.5)
     axes = drawn.subplots()
-    top = values.max() if of == "counts" else 1
+    top = values.max() if normalise == "counts" else 1
     # Among many classes single confusions are rare: the root keeps them visible.
     scale = PowerNorm(1 if many <= ANNOTATED else 0.5, vmin=0, vmax=max(top, 1e-9))
     picture = axes.imshow(values, cmap="Blues", norm=scale)
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_title(TITLES[of], loc="left")
+    axes.set_title(TITLES[normalise], loc="left")
     axes.set(xlabel="predicted", ylabel="actual")
     step = -(-many // LABELLED)
     ticks = np.arange(0, many, step)
@@ -181,16 +181,16 @@ def confusion_matrix(counts: np.ndarray, classes: list[str], of: str = "actual")
     axes.tick_params(length=0)
     if many <= ANNOTATED:
         for i, j in zip(*np.nonzero(counts), strict=True):
-            text = (
+            value = (
                 f"{counts[i, j]}"
-                if of == "counts"
+                if normalise == "counts"
                 else f"{100 * values[i, j]:.1f}".removesuffix(".0")
             )
             colour = "white" if values[i, j] > 0.55 * top else "black"
-            axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=8)
+            axes.text(j, i, value, ha="center", va="center", color=colour, fontsize=8)
     bar = drawn.colorbar(picture, ax=axes, shrink=0.7)
     bar.outline.set_visible(False)
-    if of != "counts":
+    if normalise != "counts":
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
     return drawn
 
@@ -203,8 +203,8 @@ def overview(rows: list[list[Path]]) -> Image.Image:
 
     Files that do not exist are left out: a model without epochs has no learning curves.
     """
-    found = [[path for path in row if path.exists()] for row in rows]
-    strips = [_strip([Image.open(path).convert("RGB") for path in row]) for row in found if row]
+    existing = [[path for path in row if path.exists()] for row in rows]
+    strips = [_strip([Image.open(path).convert("RGB") for path in row]) for row in existing if row]
     canvas = Image.new("RGB", (WIDTH, sum(strip.height + GAP for strip in strips) - GAP), "white")
     top = 0
     for strip in strips:

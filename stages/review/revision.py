@@ -146,18 +146,18 @@ def _read_epochs(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def commit_of(revision: str) -> str:
     """The full hash of the commit that `revision` (a branch, tag or hash) names."""
-    found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}")
-    if found.returncode:
+    done = _git("rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}")
+    if done.returncode:
         raise UserError(
             f"git knows no revision {revision}; fetch it, or name another: make review BASE=..."
         )
-    return found.stdout.decode().strip()
+    return done.stdout.decode().strip()
 
 
 def merge_base(commit: str) -> str | None:
     """The commit where the work at hand left `commit`'s line; None if they share no history."""
-    found = _git("merge-base", commit, "HEAD")
-    return found.stdout.decode().strip() if found.returncode == 0 else None
+    done = _git("merge-base", commit, "HEAD")
+    return done.stdout.decode().strip() if done.returncode == 0 else None
 
 
 def extract(commit: str, paths: list[str], folder: Path) -> None:
