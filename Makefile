@@ -43,6 +43,7 @@ bench: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	ruff check .
 	ruff format --check .
+	mypy
 
 format: $(VENV)/.installed-dev
 	ruff check --fix .
@@ -71,4 +72,4 @@ lock:
 	$(UV_COMPILE) --extra cloud --constraints requirements.txt -o requirements-cloud.txt
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

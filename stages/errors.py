@@ -1,9 +1,11 @@
 """A user's mistake ends in one line and exit code 1, never in a traceback."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
+from types import TracebackType
 
 
 class UserError(Exception):
@@ -18,8 +20,9 @@ def run(main: Callable[[], int | None], at_once: bool = False) -> None:
     its traceback. `at_once` leaves without taking down what was imported, for which TensorFlow
     needs half a second: time in which DVC waits to record what the stage has read.
     """
-    for stream in (sys.stdout, sys.stderr):  # file names need not be text
-        stream.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
         code = main()
         sys.stdout.flush()
@@ -47,7 +50,9 @@ def interruptible() -> None:
     """Let Ctrl-C end in one line from now on, while modules are still being imported too."""
     usual = sys.excepthook
 
-    def hook(kind, error, traceback):
+    def hook(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
         if issubclass(kind, KeyboardInterrupt):
             _interrupted()
         else:

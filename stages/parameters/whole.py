@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -66,7 +66,7 @@ def _explain(error: ValidationError) -> str:
 
 def _keys(location: list[str]) -> list[str]:
     """Names of the settings of the section at `location`."""
-    section = Parameters
+    section: Any = Parameters
     for part in location:
         if not part.isdigit():  # a place in a list of sections
             section = section.model_fields[part].annotation
