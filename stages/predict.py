@@ -168,7 +168,7 @@ def _classify(path: Path, tta: str, batches: Iterator[Batch]) -> Iterator[tuple[
 def _ranked(
     probabilities: np.ndarray, classes: list[str], top_k: int
 ) -> Iterator[list[tuple[str, float]]]:
-    """For each row of `probabilities` the `top_k` most probable classes, the most probable first."""
+    """The `top_k` most probable classes of each row of `probabilities`, the most probable first."""
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
     highest = np.take_along_axis(probabilities, order, 1)
     for row, values in zip(order.tolist(), highest.tolist(), strict=True):
