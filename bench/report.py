@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.measure import ROOT, report, run_stage, write_parameters
-from stages.files import INDEX_COLUMNS, ISSUES_COLUMNS
+from stages.files import INDEX_COLUMNS, ISSUES_COLUMNS, REJECTS_COLUMNS, SPLIT_COLUMNS
 from stages.parameters.pixels import Preprocessing
 from stages.store.processed import Dataset
 from stages.store.tables import write_table
@@ -129,10 +129,10 @@ def write_job(folder: Path, count: int, classes: int) -> None:
             index.append([fixed.get(column, 0) for column in INDEX_COLUMNS])
             rows.append((id, name))
     write_table(processed / "index.csv", INDEX_COLUMNS, index)
-    write_table(processed / "rejects.csv", ["file", "reason"], [])
+    write_table(processed / "rejects.csv", REJECTS_COLUMNS, [])
     train, none = rows[:100], []
     for side, part in {"train": train, "val": none, "test": rows, "extra": none}.items():
-        write_table(splits / f"{side}.csv", ["id", "label"], part)
+        write_table(splits / f"{side}.csv", SPLIT_COLUMNS, part)
     (folder / "reports/train/metrics.json").write_text("{}")
     (folder / "reports/data.json").write_text("{}")
     write_table(folder / "reports/data_issues.csv", ISSUES_COLUMNS, [])

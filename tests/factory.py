@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.files import INDEX_COLUMNS, ISSUES_COLUMNS
+from stages.files import INDEX_COLUMNS, ISSUES_COLUMNS, REJECTS_COLUMNS, SPLIT_COLUMNS
 from stages.parameters.pixels import PixelSettings, Preprocessing
 from stages.store.processed import Dataset
 from stages.store.tables import write_table
@@ -93,14 +93,14 @@ def write_colour_job(
             index.append([fixed.get(column, "") for column in INDEX_COLUMNS])
         write_table(
             splits / f"{side}.csv",
-            ["id", "label"],
+            SPLIT_COLUMNS,
             [(id, classes[label]) for id, label in zip(ids, labels, strict=True)],
         )
         counts[side] = count
     write_table(processed / "index.csv", INDEX_COLUMNS, index)
     write_table(
         processed / "rejects.csv",
-        ["file", "reason", "sha256"],
+        REJECTS_COLUMNS,
         [("<i>broken</i>.jpg", "truncated", "0" * 64)],
     )
     history = folder / "reports/train/plots/metrics"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from stages import split
 from stages.errors import UserError
-from stages.files import INDEX_COLUMNS
+from stages.files import INDEX_COLUMNS, REJECTS, REJECTS_COLUMNS
 from stages.images.fingerprints import perceptual_hashes
 from stages.parameters.pixels import Preprocessing
 from stages.splits import EXTRA, LEFT_OUT, TEST, TRAIN, VAL
@@ -77,7 +77,8 @@ class Project:
             INDEX_COLUMNS,
             [[r.get(c, 0) for c in INDEX_COLUMNS] for r in rows],
         )
-        write_table(processed / "rejects.csv", ("file", "reason"), rejects)
+        lines = [(*reject, "0" * 64) for reject in rejects]
+        write_table(processed / REJECTS, REJECTS_COLUMNS, lines)
         if pixels is not None:
             np.save(processed / "images-00000.npy", pixels)
         text = json.dumps({"split": {"val": 0.1, "test": 0.2} | settings})

@@ -135,8 +135,8 @@ class Journal:
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115  closed by `close`
 
     def append(self, document: dict) -> None:
-        text = json.dumps(document).encode()
-        self._file.write(_line_digest(text) + b" " + text + b"\n")
+        content = json.dumps(document).encode()
+        self._file.write(_line_digest(content) + b" " + content + b"\n")
 
     def close(self) -> None:
         self._file.close()
@@ -146,13 +146,13 @@ def read_journal(path: str | Path) -> Iterator[dict]:
     """The documents of the file `path` that are as they were written, in order."""
     with open(path, "rb") as file:
         for line in file:
-            digest, _, text = line.rstrip(b"\n").partition(b" ")
-            if digest == _line_digest(text):
-                yield json.loads(text)
+            digest, _, content = line.rstrip(b"\n").partition(b" ")
+            if digest == _line_digest(content):
+                yield json.loads(content)
 
 
-def _line_digest(text: bytes) -> bytes:
-    return hashlib.sha256(text).hexdigest()[:32].encode()
+def _line_digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest()[:32].encode()
 
 
 class Work:

@@ -141,7 +141,7 @@ class _Patience:
 
 
 class _Opened(NamedTuple):
-    """A transfer under way: its first byte's place, the whole size, a mark of the version."""
+    """A transfer under way: the offset of its first byte, the whole size, a mark of the version."""
 
     start: int
     size: int | None

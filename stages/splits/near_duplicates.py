@@ -1,9 +1,14 @@
 """Images that are the same picture: re-encoded, rescaled, brightened.
 
-Perceptual hashes propose pairs, pixels decide. A pair is proposed if its 64-bit hashes differ
-in at most `HASH_BITS` bits; it is then confirmed if its processed pixels correlate by more
-than 1 - `DISTANCE`. On MNIST and CIFAR-10 copies saved again as JPEG of quality 75, or enlarged
-and shrunk back, lie below that distance, and next to no two different images do.
+To compare each image with each other takes 5 billion comparisons for 100,000 images. So it is done
+in three steps, each of which passes on few pairs to the next, which costs more:
+
+1. Every image has a perceptual hash of 64 bits (`stages.images.fingerprints`), of which a copy has
+   nearly all. Pairs with at most `HASH_BITS` different bits are found by sorting (`_candidates`).
+2. Of these, an 8 x 8 thumbnail shows which pairs cannot be close enough (`_Comparison`).
+3. The pixels decide: copies correlate by more than 1 - `DISTANCE`. On MNIST and CIFAR-10 those
+   saved again as JPEG of quality 75, or enlarged and shrunk back, do; next to no two different
+   images do.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,8 +21,11 @@ from stages.splits import RANK
 HASH_BITS = 2
 DISTANCE = 0.01
 
-# Hashes within two bits of each other agree on at least one of three bands. Bit i belongs to
-# band i % 3, because neighbouring bits tell less together than distant ones.
+# How sorting finds hashes that are nearly the same: cut into three bands, two hashes that differ in
+# two bits still have one whole band in common (two differences cannot spoil three bands: the
+# pigeonhole principle, as in locality-sensitive hashing). Sorted by a band, images that share it
+# stand side by side. Bit i belongs to band i % 3, because neighbouring bits of the hash describe
+# neighbouring parts of the picture and often go together: a band of these would tell less.
 BANDS = [np.uint64(sum(1 << bit for bit in range(band, 64, 3))) for band in range(3)]
 
 # A band that more images share tells nothing (blank or flat pictures) and is not followed:
@@ -109,7 +117,11 @@ def _crowded(hashes: np.ndarray, band: np.uint64) -> np.ndarray:
 
 
 def _candidates(hashes: np.ndarray, rank: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield int64 arrays (left, right) of images of different rank whose hashes are close."""
+    """Yield int64 arrays (left, right) of images of different rank whose hashes are close.
+
+    For each band: sort by it, then compare every image with the next one, the one after that, and
+    so on, as long as any image has the band in common with the one at that `offset`.
+    """
     usable = np.flatnonzero(rank >= 0)
     lefts, rights, waiting = [], [], 0
     for number, band in enumerate(BANDS):
@@ -127,7 +139,7 @@ def _candidates(hashes: np.ndarray, rank: np.ndarray) -> Iterator[tuple[np.ndarr
             left, differing = at[close], differing[close]
             right = left + offset
             wanted = sorted_rank[left] != sorted_rank[right]
-            for earlier in BANDS[:number]:  # found there already
+            for earlier in BANDS[:number]:  # a pair that agrees there was found there
                 wanted &= (differing & earlier) != 0
             lefts.append(images[left[wanted]])
             rights.append(images[right[wanted]])
@@ -142,9 +154,14 @@ def _candidates(hashes: np.ndarray, rank: np.ndarray) -> Iterator[tuple[np.ndarr
 class _Comparison:
     """Distances of pixels, with a cheap lower bound that spares most of the reading.
 
-    An image is a vector of mean 0 and length 1, so a distance of 1 - correlation is half the
-    squared Euclidean one. Sums over blocks of pixels, divided by the root of their number,
-    are an orthogonal projection, which never lengthens a difference.
+    Take the pixels of an image as a vector, subtract its mean and divide by its length: brightness
+    and contrast are gone, and the dot product a.b of two images is their correlation. As both have
+    length 1, |a - b|^2 = 2 - 2 a.b, so 1 - correlation is half the squared distance of the vectors.
+
+    The bound: sum the vector over 8 x 8 blocks of pixels, each divided by the root of its number of
+    pixels. That is an orthogonal projection (onto pictures that are constant in each block), and a
+    projection never makes a difference longer. So images whose thumbnails are too far apart are too
+    far apart themselves, and need not be read again; the thumbnails all fit in memory.
     """
 
     BLOCKS = 8

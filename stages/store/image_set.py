@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from stages.errors import UserError
-from stages.files import INDEX
+from stages.files import INDEX, SPLIT_COLUMNS
 from stages.store.outputs import made_by
-from stages.store.processed import HEADER_BYTES, Dataset, Pixels
+from stages.store.processed import Dataset, Pixels
 from stages.store.tables import read_table
 
 
@@ -50,11 +50,10 @@ def load_image_set(processed: str | Path, split: str | Path) -> ImageSet:
 
     with made_by("preprocess", processed):
         dataset, pixels = Dataset.load(processed), Pixels(processed)
-        _check_shards(pixels)
     with made_by("preprocess", Path(processed) / INDEX):
         index = read_table(Path(processed) / INDEX, ["id", "path", "shard", "row"])
     with made_by("split", split):
-        wanted = read_table(split, ["id", "label"])
+        wanted = read_table(split, SPLIT_COLUMNS)
     at = pc.index_in(wanted["id"], index["id"])
     labels = pc.index_in(wanted["label"], pa.array(dataset.classes, pa.string()))
     if at.null_count or labels.null_count:
@@ -70,10 +69,3 @@ def load_image_set(processed: str | Path, split: str | Path) -> ImageSet:
         pixels=pixels,
         dataset=dataset,
     )
-
-
-def _check_shards(pixels: Pixels) -> None:
-    """Raise ValueError if a shard is not as long as its header says."""
-    for path, rows in zip(pixels.paths, np.diff(pixels.starts), strict=True):
-        if path.stat().st_size != HEADER_BYTES + int(rows) * int(np.prod(pixels.shape)):
-            raise ValueError(f"{path.name} is cut short")

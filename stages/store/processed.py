@@ -161,7 +161,7 @@ class Pixels:
         rows = np.asarray(rows, np.int64)
         if out is None:
             out = np.empty((len(rows), *self.shape), np.uint8)
-        bytes_each = int(np.prod(self.shape))
+        bytes_each = math.prod(self.shape)
         flat = out.reshape(-1).data
         which = np.searchsorted(self.starts, rows, side="right") - 1
         for shard in np.unique(which).tolist():
@@ -170,7 +170,7 @@ class Pixels:
             with open(self.paths[shard], "rb", buffering=0) as file:
                 for first, last in _runs(at, local):
                     start, stop = int(at[first]) * bytes_each, (int(at[last]) + 1) * bytes_each
-                    offset = HEADER_BYTES + int(local[first]) * bytes_each
+                    offset = _offset(int(local[first]), self.shape)
                     while start < stop:
                         read = os.preadv(file.fileno(), [flat[start:stop]], offset)
                         if not read:
@@ -199,7 +199,7 @@ class Shards:
         rows = int(self.starts[shard + 1] - self.starts[shard])
         with open(self.path(shard), "xb") as file:
             file.write(_header(rows, self.shape))
-            file.truncate(HEADER_BYTES + rows * self._bytes_each)
+            file.truncate(_offset(rows, self.shape))
 
     def link(self, shard: int, same: Path) -> None:
         """Let the file `same`, which is not going to change, be the file of `shard`."""
@@ -221,7 +221,7 @@ class Shards:
             local = rows[at] - self.starts[shard]
             with open(self.path(shard), "r+b", buffering=0) as file:
                 for first, last in _runs(at, local):
-                    file.seek(HEADER_BYTES + int(local[first]) * self._bytes_each)
+                    file.seek(_offset(int(local[first]), self.shape))
                     left = flat[int(at[first]) * self._bytes_each :]
                     left = left[: (last - first + 1) * self._bytes_each]
                     while left:
@@ -240,12 +240,12 @@ class Shards:
                 ends = [*gaps[1:].tolist(), count]
                 for number, (gap, end) in enumerate(zip(gaps.tolist(), ends, strict=True)):
                     self._move(file, gap + 1, end, gap - number)
-                file.truncate(HEADER_BYTES + (count - len(gaps)) * self._bytes_each)
+                file.truncate(_offset(count - len(gaps), self.shape))
                 file.seek(0)
                 file.write(_header(count - len(gaps), self.shape))
 
     def _move(self, file: BinaryIO, first: int, last: int, to: int) -> None:
-        source, stop, target = (HEADER_BYTES + row * self._bytes_each for row in (first, last, to))
+        source, stop, target = (_offset(row, self.shape) for row in (first, last, to))
         while source < stop:
             file.seek(source)
             block = file.read(min(COPY_BYTES, stop - source))
@@ -255,7 +255,7 @@ class Shards:
 
     @property
     def _bytes_each(self) -> int:
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
 
 def shard_name(shard: int) -> str:
@@ -298,6 +298,11 @@ def _runs(*columns: np.ndarray) -> list[tuple[int, int]]:
     return list(zip([0, *(ends + 1).tolist()], [*ends.tolist(), len(columns[0]) - 1], strict=True))
 
 
+def _offset(row: int, shape: tuple[int, int, int]) -> int:
+    """Where `row` begins in the file of a shard; of the number of rows, where the file ends."""
+    return HEADER_BYTES + row * math.prod(shape)
+
+
 def _header(rows: int, shape: tuple[int, int, int]) -> bytes:
     header = io.BytesIO()
     fields = {"descr": "|u1", "fortran_order": False, "shape": (rows, *shape)}
@@ -318,6 +323,6 @@ def _read_header(path: Path) -> tuple[int, tuple[int, int, int]]:
     shape = height, width, channels
     if not match or header != _header(count, shape):
         raise ValueError("its header has changed")
-    if size != HEADER_BYTES + count * math.prod(shape):
-        raise ValueError(f"{size:,} bytes instead of {HEADER_BYTES + count * math.prod(shape):,}")
+    if size != (expected := _offset(count, shape)):
+        raise ValueError(f"{size:,} bytes instead of {expected:,}")
     return count, shape
