@@ -14,8 +14,8 @@ def training_flops(model) -> int:
     for layer in model._flatten_layers():
         kernel = getattr(layer, "kernel", None)
         if kernel is not None:
-            places = math.prod(layer.output.shape[1:-1])
-            total += 2 * math.prod(kernel.shape) * places
+            positions = math.prod(layer.output.shape[1:-1])
+            total += 2 * math.prod(kernel.shape) * positions
     return 3 * total
 
 

@@ -44,9 +44,9 @@ def grad_cam(
     with tf.GradientTape() as tape, _outputs_of(layer, tape) as outputs:
         probabilities = tf.cast(model(tf.constant(images), training=False), tf.float32)
         chosen = tf.one_hot(targets, probabilities.shape[-1])
-        of_class = tf.reduce_sum(probabilities * chosen, axis=-1)
-        of_others = tf.reduce_sum(probabilities * (1 - chosen), axis=-1)
-        score = tf.math.log(of_class + TINY) - tf.math.log(of_others + TINY)
+        own = tf.reduce_sum(probabilities * chosen, axis=-1)
+        others = tf.reduce_sum(probabilities * (1 - chosen), axis=-1)
+        score = tf.math.log(own + TINY) - tf.math.log(others + TINY)
     activations = outputs[-1]
     gradients = tape.gradient(score, activations)
     if gradients is None:  # the layer's output does not lead to the probabilities
