@@ -32,7 +32,7 @@ def make_workspace(folder: Path, train_images=48, val_images=24, classes=3, **se
     processed.mkdir(parents=True)
     splits.mkdir(parents=True)
     names = [f"kind {number}" for number in range(classes)]
-    preprocessing = Preprocessing(size=[SIDE, SIDE], color="rgb")
+    preprocessing = Preprocessing(size=[SIDE, SIDE], color="grayscale")
     Dataset(classes=names, shape=preprocessing.shape, preprocess=preprocessing).save(processed)
     half = len(images) // 2
     shards = [images[:half], images[half:]]

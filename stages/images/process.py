@@ -26,7 +26,7 @@ from stages.store.tables import encode
 # pixels are still in the cache of the core when they are hashed and written.
 BATCH_IMAGES, BATCH_FILE_BYTES, BATCH_PIXEL_BYTES = 512, 2**19, 2**20
 
-# Decoding lets go of Python's lock, but a small image takes longer in Python than in the decoder:
+# Decoding releases Python's lock, but a small image takes longer in Python than in the decoder:
 # threads (no start-up, nothing copied) for files above this size, processes below.
 THREADS_FROM_BYTES = 32 * 2**10
 

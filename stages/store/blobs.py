@@ -35,7 +35,7 @@ def checksum(path: Path) -> int:
 def checksums(paths: Iterable[Path]) -> dict[str, int]:
     """`checksum` of each of the files `paths` by name, without those that cannot be read.
 
-    Threads read and sum up at the same time: both let go of Python's lock.
+    Threads read and sum up at the same time: both release Python's lock (GIL).
     """
 
     def readable(path: Path) -> int | None:

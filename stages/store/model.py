@@ -174,7 +174,7 @@ def write_judgement(path: Path, judgement: Judgement) -> None:
 
 
 def read_judgement(model: Path) -> Judgement | None:
-    """That of the file `model`, from the .json file beside it; None if there is none of it."""
+    """The judgement of the file `model`, from the .json file beside it; None if it has none."""
     try:
         judgement = Judgement.model_validate_json(model.with_suffix(".json").read_bytes())
     except (OSError, ValidationError):

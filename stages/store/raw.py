@@ -38,8 +38,8 @@ def read_images(
     by place within. Memory does not depend on the size of a shard. A zip costs what is read of
     it; a tar is read from its start to the last file wanted. Independent calls may run in
     several threads or processes at once. Raises `UserError` for an archive that is missing or
-    damaged. A tar does not tell of damaged content: whoever uses it compares its hash, which
-    then several workers can do.
+    damaged. A tar has no checksum of its contents: the caller compares the hash of each
+    image, which several workers can do at once.
     """
     rows = np.arange(len(manifest)) if rows is None else np.asarray(rows)
     shard_of, shards = encode(manifest["shard"])
