@@ -40,7 +40,7 @@ def workspace(tmp_path, monkeypatch):
 # All that could make two runs differ: dropout, augmentation, averages, two optimisers.
 RICH = {
     "train": {
-        "epochs": 8,
+        "epochs": 4,
         "batch_size": 20,
         "optimizer": {"groups": [{"match": "bias", "name": "sgd", "epochs": 2}]},
         "schedule": {"name": "one_cycle", "warmup": 0.3},
@@ -70,7 +70,7 @@ def uninterrupted(tmp_path_factory):
 def test_a_training_writes_model_log_and_variants_and_leaves_no_checkpoint(uninterrupted):
     assert sorted(uninterrupted) == [
         "models/augmented.npy",
-        *(f"models/epochs/epoch-00{number}.weights.h5" for number in range(1, 9)),
+        *(f"models/epochs/epoch-00{number}.weights.h5" for number in range(1, 5)),
         "models/epochs/saved.csv",
         "models/model.keras",
         "reports/train/metrics.json",
