@@ -99,15 +99,11 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     _write_predictions(outputs.file(PREDICTIONS), test, test_probabilities, classes)
     _write_text(outputs.file(CLASSIFICATION_REPORT), scores.report(test.labels, predicted, classes))
     folder = outputs.directory(CURVES)
-    for name, table in {
-        "confusion": curves.confusion_table(test.labels, predicted, classes),
-        "per_class": curves.per_class_table(by_class),
-        "roc": curves.roc_table(test.labels, test_probabilities, classes),
-        "precision_recall": curves.precision_recall_table(test.labels, test_probabilities, classes),
-        "reliability": curves.reliability_table(test.labels, test_probabilities),
-        "extra": (["epoch", "accuracy", "accuracy_low", "accuracy_high"], by_epoch),
-    }.items():
-        write_table(folder / f"{name}.csv", *table)
+    for name, table in curves.TABLES.items():
+        write_table(folder / f"{name}.csv", *table(test.labels, test_probabilities, classes))
+    write_table(folder / "per_class.csv", *curves.per_class_table(by_class))
+    columns = ["epoch", "accuracy", "accuracy_low", "accuracy_high"]
+    write_table(folder / f"{curves.EXTRA}.csv", columns, by_epoch)
     folder = outputs.directory(EVALUATION)
     np.save(folder / "probabilities.npy", test_probabilities)
     np.save(folder / "grad_cam.npy", maps)

@@ -18,7 +18,6 @@ from stages.store.outputs import Outputs, made_by, outputs_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from stages.figures.charts import Curve
     from stages.report.results import Results
     from stages.store.image_set import ImageSet
 
@@ -34,6 +33,7 @@ def plot(outputs: Outputs) -> str:
     parameters = read_parameters()
     settings = parameters.plot
     # Arrow, matplotlib and Jinja2 take a second to import, a mistake in params.yaml none.
+    from stages.figures.charts import CHARTS
     from stages.figures.pictures import overview
     from stages.figures.style import save_png, to_svg
     from stages.report.page import render_page
@@ -50,9 +50,10 @@ def plot(outputs: Outputs) -> str:
 
     folder = outputs.directory(PLOTS)
     charts = {}
-    for name, figure in _charts(results):
-        save_png(figure, folder / f"{name}.png")
-        charts[name] = to_svg(figure)
+    for name, draw in CHARTS.items():
+        if figure := draw(results):
+            save_png(figure, folder / f"{name}.png")
+            charts[name] = to_svg(figure)
     for name, figure in _pictures(results, augmented, samples, mistakes[: settings.mistakes]):
         save_png(figure, folder / f"{name}.png")
     rows = (("learning_curves",), ("samples", "confusion_actual"))
@@ -70,57 +71,6 @@ def plot(outputs: Outputs) -> str:
     outputs.file(PAGE).write_text(page, encoding="utf-8")
     times = read_times(TIMES, results.sha256)
     return console_summary(results, times, str(PAGE))
-
-
-def _charts(results: "Results") -> Iterator[tuple[str, "Figure"]]:
-    """Name and figure of each chart; these are also on the page."""
-    from stages.figures import charts
-
-    def curves(
-        what: str, x: str, y: str, area: str
-    ) -> tuple[dict[str, "Curve"], dict[str, float], int]:
-        """The curves of the table `what` and the areas under them by name, and all classes."""
-        table = results.curves[what]
-        by_name = {
-            name: (table[x][table["class"] == name], table[y][table["class"] == name])
-            for name in dict.fromkeys(table["class"].tolist())
-        }
-        areas = {score.name: getattr(score, area) for score in results.class_scores}
-        mean = float(np.mean([value for value in areas.values() if value is not None]))
-        return by_name, {name: areas.get(name, mean) for name in by_name}, len(results.classes)
-
-    history = {
-        what: {
-            side: results.history[f"{side}/{what}"]
-            for side in ("train", "val")
-            if f"{side}/{what}" in results.history
-        }
-        for what in ("loss", "accuracy")
-    }
-    if any(history.values()):
-        yield "learning_curves", charts.learning_curves(**history, chosen=results.chosen_epoch)
-    f1 = np.array([score.f1 for score in results.class_scores])
-    support = np.array([score.support for score in results.class_scores])
-    yield "class_scores", charts.class_scores(results.classes, f1, support)
-    yield "class_counts", charts.class_counts(results.classes, results.counts)
-    if len(results.curves["roc"]["class"]):
-        yield (
-            "roc",
-            charts.roc(*curves("roc", "false_positive_rate", "true_positive_rate", "roc_auc")),
-        )
-        yield (
-            "precision_recall",
-            charts.precision_recall(
-                *curves("precision_recall", "recall", "precision", "average_precision")
-            ),
-        )
-    yield (
-        "reliability",
-        charts.reliability(**results.curves["reliability"], error=results.scores["test"]["ece"]),
-    )
-    extra = results.curves["extra"]
-    if len(extra["epoch"]):
-        yield "accuracy_by_epoch", charts.accuracy_by_epoch(*extra.values())
 
 
 def _pictures(

@@ -37,7 +37,6 @@ stages/augmentation/*                train
 stages/training/*                    train
 stages/evaluate.py                   evaluate
 stages/inference/*                   evaluate
-stages/metrics/curves.py             evaluate
 stages/metrics/*                     evaluate plot
 stages/report/model_card.md.j2       evaluate plot
 stages/report/summary.py             evaluate plot

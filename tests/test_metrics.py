@@ -53,7 +53,7 @@ def test_scores_of_six_images_worked_by_hand():
     expected = {
         "count": 6,
         "accuracy": 4 / 6,
-        "top2": 5 / 6,
+        "top2_accuracy": 5 / 6,
         # Class 0: 2 of 3 found, 2 of 2 predictions right; 1: 1 of 2 and 1 of 2; 2: 1 of 1, 1 of 2.
         "balanced_accuracy": (2 / 3 + 1 / 2 + 1) / 3,
         "recall_macro": (2 / 3 + 1 / 2 + 1) / 3,
@@ -89,7 +89,7 @@ def test_a_class_without_images_is_left_out_of_the_areas_and_of_the_means(recwar
     labels, probabilities = predictions(classes=3)
     without_images = np.concatenate([probabilities, np.zeros((len(labels), 1))], axis=1)
     assert scores.score(labels, without_images) == scores.score(labels, probabilities, 3) | {
-        "top3": 1.0
+        "top3_accuracy": 1.0
     }
     assert not recwarn.list
 
@@ -127,7 +127,9 @@ def test_the_headline_has_the_interval_as_a_list_and_no_more_than_its_figures():
     assert list(shown) == ["test", "val", "model"]
     assert shown["test"]["accuracy"] == test["accuracy"]
     assert shown["test"]["accuracy_interval"] == [test["accuracy_low"], test["accuracy_high"]]
-    assert {"loss", "f1_macro", "top3", "ece", "count", "base_rate"} <= shown["test"].keys()
+    assert {"loss", "f1_macro", "top3_accuracy", "ece", "count", "base_rate"} <= shown[
+        "test"
+    ].keys()
     assert shown["val"] == {"accuracy": test["accuracy"], "count": 500}
     assert sum(map(len, shown.values())) <= 15
 
@@ -150,7 +152,7 @@ def test_full_confidence_falls_into_the_last_bin():
 
 def test_confusion_table_lists_the_diagonal_and_then_the_confusions():
     columns, rows = curves.confusion_table(
-        np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), ["cat", "dog", "eel"]
+        np.array([0, 0, 0, 1]), np.eye(3)[[0, 0, 1, 1]], ["cat", "dog", "eel"]
     )
     assert columns == ["actual", "predicted", "count", "percent_of_actual", "percent_of_predicted"]
     assert rows == [

@@ -1,10 +1,16 @@
 """Charts: learning curves, per-class scores, ROC, precision-recall, reliability, counts."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from stages.figures.style import BLUE, DASHES, INK, ORANGE, RED, SERIES, SKY, figure, shortened
+
+if TYPE_CHECKING:
+    from stages.report.results import Results
 
 Curve = tuple[np.ndarray, np.ndarray]
 BARS = 100  # most classes in a bar chart
@@ -203,3 +209,75 @@ def _bars(
     if len(parts) > 1:
         drawn.legend(loc="outside lower center", ncols=len(parts), fontsize=8)
     return drawn
+
+
+# Each chart from the results of a run; None where there is nothing to draw.
+
+
+def _learning_curves(results: "Results") -> Figure | None:
+    history = {
+        what: {
+            side: results.history[f"{side}/{what}"]
+            for side in ("train", "val")
+            if f"{side}/{what}" in results.history
+        }
+        for what in ("loss", "accuracy")
+    }
+    if not any(history.values()):
+        return None
+    return learning_curves(**history, chosen=results.chosen_epoch)
+
+
+def _class_scores(results: "Results") -> Figure:
+    f1 = np.array([score.f1 for score in results.class_scores])
+    support = np.array([score.support for score in results.class_scores])
+    return class_scores(results.classes, f1, support)
+
+
+def _roc(results: "Results") -> Figure | None:
+    drawn = _by_class(results, "roc", "false_positive_rate", "true_positive_rate", "roc_auc")
+    return roc(*drawn) if drawn else None
+
+
+def _precision_recall(results: "Results") -> Figure | None:
+    drawn = _by_class(results, "precision_recall", "recall", "precision", "average_precision")
+    return precision_recall(*drawn) if drawn else None
+
+
+def _by_class(
+    results: "Results", table_name: str, x: str, y: str, area: str
+) -> tuple[dict[str, Curve], dict[str, float], int] | None:
+    """The curves of a table of reports/curves and the areas under them by name, and how many
+    classes there are; None if the table is empty."""
+    table = results.curves[table_name]
+    names = list(dict.fromkeys(table["class"].tolist()))
+    if not names:
+        return None
+    by_name = {
+        name: (table[x][table["class"] == name], table[y][table["class"] == name]) for name in names
+    }
+    areas = {score.name: getattr(score, area) for score in results.class_scores}
+    mean = float(np.mean([value for value in areas.values() if value is not None]))
+    return by_name, {name: areas.get(name, mean) for name in by_name}, len(results.classes)
+
+
+def _reliability(results: "Results") -> Figure:
+    return reliability(**results.curves["reliability"], error=results.scores["test"]["ece"])
+
+
+def _accuracy_by_epoch(results: "Results") -> Figure | None:
+    extra = results.curves["extra"]
+    return accuracy_by_epoch(*extra.values()) if len(extra["epoch"]) else None
+
+
+# reports/plots and the page show these, by name; a chart with no place of its own on the page comes
+# among the curves. A further chart is a function above and a line here.
+CHARTS: dict[str, Callable[["Results"], Figure | None]] = {
+    "learning_curves": _learning_curves,
+    "class_scores": _class_scores,
+    "class_counts": lambda results: class_counts(results.classes, results.counts),
+    "roc": _roc,
+    "precision_recall": _precision_recall,
+    "reliability": _reliability,
+    "accuracy_by_epoch": _accuracy_by_epoch,
+}

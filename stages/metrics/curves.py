@@ -24,13 +24,13 @@ Table = tuple[list[str], list[tuple]]
 Curve = tuple[np.ndarray, np.ndarray]  # x and y of its points, each float (points,)
 
 
-def confusion_table(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> Table:
+def confusion_table(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> Table:
     """The diagonal, then the pairs of actual and predicted class that occur, with counts.
 
     The percentages are of all images of the actual class, and of all predicted as the
     predicted class. The diagonal comes first so that plots list the classes in their order.
     """
-    counts = confusion_counts(labels, predicted, len(classes))
+    counts = confusion_counts(labels, probabilities.argmax(axis=1), len(classes))
     of_actual = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     of_predicted = 100 * counts / np.maximum(counts.sum(axis=0, keepdims=True), 1)
     wrong = counts - np.diag(np.diag(counts))
@@ -79,7 +79,7 @@ def precision_recall_table(
     return _curves(curve, labels, probabilities, classes, 1, ["recall", "precision"])
 
 
-def reliability_table(labels: np.ndarray, probabilities: np.ndarray) -> Table:
+def reliability_table(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> Table:
     """The bins of `scores.reliability`."""
     bins = reliability(probabilities.argmax(axis=1) == labels, probabilities.max(axis=1))
     rows = list(zip(*[map(_number, column) for column in bins.values()], strict=True))
@@ -137,3 +137,15 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _number(value: Any) -> int | float:
     """A NumPy number as a plain one, rounded."""
     return int(value) if isinstance(value, np.integer) else round(float(value), DECIMALS)
+
+
+# What evaluate writes to reports/curves, by the name of the file: functions of the labels, int
+# (n,), the probabilities, float (n, classes), and the names of the classes. A further table is a
+# function above and a line here; a chart of it is one in stages/figures/charts.py.
+TABLES: dict[str, Callable[[np.ndarray, np.ndarray, list[str]], Table]] = {
+    "confusion": confusion_table,
+    "roc": roc_table,
+    "precision_recall": precision_recall_table,
+    "reliability": reliability_table,
+}
+EXTRA = "extra"  # accuracy on the extra set by epoch, which needs the model again

@@ -30,7 +30,7 @@ def score(labels: np.ndarray, probabilities: np.ndarray, top_k: int = 3) -> Scor
     scores = accuracy(int(correct.sum()), count)
     scores["loss"] = metrics.log_loss(labels, probabilities, labels=every_class)
     if top_k < classes:
-        scores[f"top{top_k}"] = metrics.top_k_accuracy_score(
+        scores[f"top{top_k}_accuracy"] = metrics.top_k_accuracy_score(
             labels,
             probabilities if classes > 2 else probabilities[:, 1],
             k=top_k,

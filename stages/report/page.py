@@ -38,6 +38,11 @@ def data_uri(image: np.ndarray) -> str:
 
 
 FOLDER = Path(__file__).parent
+# Charts with a place of their own on the page, or in the place of which it has a table.
+PLACED = (
+    *("learning_curves", "accuracy_by_epoch", "roc", "precision_recall", "reliability"),
+    *("class_scores", "class_counts"),
+)
 MATRIX = 150  # most classes in the confusion matrix of the page
 PAIRS = 20  # rows of the table of most frequent confusions
 SHOWN_REJECTS = 50
@@ -85,6 +90,7 @@ def render_page(
                 for at, wrong, right in explanations
             ],
             charts=charts,
+            further_charts={name: c for name, c in charts.items() if name not in PLACED},
             layers=results.layers,
             shape=results.shape,
             chosen_epoch=results.chosen_epoch,

@@ -21,13 +21,13 @@ from stages.files import (
     SIDES,
     SPLITS,
 )
+from stages.metrics.curves import EXTRA, TABLES
 from stages.metrics.scores import ClassScore, Scores
 from stages.store.image_set import ImageSet, load_image_set
 from stages.store.outputs import made_by
 from stages.store.tables import read_table
 
 SHOWN_NEAR = 24  # pairs of near-duplicates on the page
-TABLES = ("confusion", "roc", "precision_recall", "reliability", "extra")
 PER_CLASS = "per_class.csv"
 
 
@@ -103,7 +103,7 @@ def read_results(folder: Path = Path()) -> Results:
         scores["test"]["accuracy"]  # or it is no file of scores
     with made_by("evaluate", folder / CURVES):
         class_scores = read_class_scores(folder / CURVES / PER_CLASS)
-        tables = {name: _read_columns(folder / CURVES / f"{name}.csv") for name in TABLES}
+        tables = {name: _read_columns(folder / CURVES / f"{name}.csv") for name in (*TABLES, EXTRA)}
         confusion = _read_confusion(tables["confusion"], classes)
     if [score.name for score in class_scores] != classes:
         raise UserError(f"{CURVES / PER_CLASS} is about other classes; dvc repro evaluate")
