@@ -132,4 +132,5 @@ def write_colour_job(
     )
     save_model(model, folder / "models/model.keras", info)
     np.save(folder / "models/augmented.npy", colour_images(np.zeros(20, int)))
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    settings = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (folder / "params.yaml").write_text(settings.replace("top_k: 3", "top_k: 2"))

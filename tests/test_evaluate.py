@@ -252,7 +252,7 @@ def test_what_the_model_was_judged_with_lies_beside_it(finished_job):
         name: scores["test"][name]
         for name in ("accuracy", "accuracy_low", "accuracy_high", "count")
     }
-    assert judgement == {"sha256": _sha256(finished_job), "tta": "none", "top_k": 3, "test": score}
+    assert judgement == {"sha256": _sha256(finished_job), "tta": "none", "top_k": 2, "test": score}
 
 
 @pytest.mark.parametrize("classes", [2, 3])

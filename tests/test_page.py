@@ -66,6 +66,12 @@ def test_the_headline_gives_accuracy_interval_and_count(page):
     )
 
 
+def test_headings_of_figures_are_words(page):
+    body = page.find_element(By.TAG_NAME, "body").text
+    assert "Among the top 2\n" in body
+    assert "_" not in page.find_element(By.CLASS_NAME, "tiles").text
+
+
 def test_names_of_classes_and_files_are_shown_as_they_are(page):
     assert texts(page, "#class-table tbody th") == COLOUR_CLASSES
     assert page.find_elements(By.CSS_SELECTOR, "b, i") == []  # from <b>red</b>, <i>broken</i>.jpg
