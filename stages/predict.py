@@ -267,6 +267,7 @@ def _print_score(inputs: list[Input], predicted: np.ndarray, classes: list[str])
 
 def _print_errors(inputs: list[Input], errors: dict[int, str]) -> int:
     """Name what could not be read; the exit code."""
+    sys.stdout.flush()  # first what was classified, also where both go to one file
     for position, error in list(errors.items())[:LISTED]:
         print(
             f"unreadable: {printable(inputs[position].name)}: {printable(error)}", file=sys.stderr
