@@ -94,6 +94,12 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     single = _seconds_per_single_image(model, test)
     by_epoch = _accuracy_by_epoch(model, extra, predict) if len(extra) else []
 
+    judged_sets = ", ".join(
+        f"{figures[side]['count']:,} {side}" for side in ("test", "val", "extra") if side in figures
+    )
+    print(
+        f"{judged_sets} images judged; test accuracy {figures['test']['accuracy']:.2%}", flush=True
+    )
     _write_json(outputs.file(METRICS), scores.headline(figures))
     _write_json(outputs.file(SCORES), figures)
     _write_predictions(outputs.file(PREDICTIONS), test, test_probabilities, classes)
