@@ -1,6 +1,7 @@
 """Outputs of a stage appear together at its end, made from inputs that stood still."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -185,7 +186,12 @@ def run_program(folder: Path, code: str) -> subprocess.CompletedProcess:
         (folder / "stages" / name).write_text((ROOT / "stages" / name).read_text())
     (folder / "stages" / "program.py").write_text(code)
     return subprocess.run(
-        [sys.executable, "-m", "stages.program"], cwd=folder, capture_output=True, text=True
+        [sys.executable, "-m", "stages.program"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        # Whoever runs this in the background may have Ctrl-C ignored, which a child inherits.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -149,6 +149,8 @@ def test_a_training_ended_by_a_signal_continues_where_it_was(
         env=OWN_PROCESS,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        # Whoever runs this in the background may have Ctrl-C ignored, which a child inherits.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         text=True,
     )
     while not state.exists():
