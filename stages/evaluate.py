@@ -94,12 +94,7 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     single = _seconds_per_single_image(model, test)
     by_epoch = _accuracy_by_epoch(model, extra, predict) if len(extra) else []
 
-    judged_sets = ", ".join(
-        f"{figures[side]['count']:,} {side}" for side in ("test", "val", "extra") if side in figures
-    )
-    print(
-        f"{judged_sets} images judged; test accuracy {figures['test']['accuracy']:.2%}", flush=True
-    )
+    print(_judged(figures), flush=True)
     _write_json(outputs.file(METRICS), scores.headline(figures))
     _write_json(outputs.file(SCORES), figures)
     _write_predictions(outputs.file(PREDICTIONS), test, test_probabilities, classes)
@@ -108,8 +103,7 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     for name, table in curves.TABLES.items():
         write_table(folder / f"{name}.csv", *table(test.labels, test_probabilities, classes))
     write_table(folder / "per_class.csv", *curves.per_class_table(by_class))
-    columns = ["epoch", "accuracy", "accuracy_low", "accuracy_high"]
-    write_table(folder / f"{curves.EXTRA}.csv", columns, by_epoch)
+    write_table(folder / f"{curves.EXTRA}.csv", curves.EXTRA_COLUMNS, by_epoch)
     folder = outputs.directory(EVALUATION)
     np.save(folder / "probabilities.npy", test_probabilities)
     np.save(folder / "grad_cam.npy", maps)
@@ -126,6 +120,13 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
         "images_per_second": round(len(test) / forward, 1),
         "milliseconds_per_single_image": round(1000 * single, 3),
     }
+
+
+def _judged(figures: dict[str, scores.Scores]) -> str:
+    """Which images were judged and how right the model is, in one line."""
+    sides = [side for side in ("test", "val", "extra") if side in figures]
+    counts = ", ".join(f"{figures[side]['count']:,} {side}" for side in sides)
+    return f"{counts} images judged; test accuracy {figures['test']['accuracy']:.2%}"
 
 
 def _predict(

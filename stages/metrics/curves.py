@@ -149,3 +149,4 @@ TABLES: dict[str, Callable[[np.ndarray, np.ndarray, list[str]], Table]] = {
     "reliability": reliability_table,
 }
 EXTRA = "extra"  # accuracy on the extra set by epoch, which needs the model again
+EXTRA_COLUMNS = ("epoch", "accuracy", "accuracy_low", "accuracy_high")
