@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -22,7 +23,7 @@ from stages.sources import gather
 from stages.sources.fetch import file_name
 from stages.sources.folder import folder_images
 from stages.store.blobs import file_sha256
-from stages.store.outputs import replace_directory
+from stages.store.outputs import replace
 from stages.store.raw import pack, read_images, read_manifest, write_manifest
 
 CATS_AND_DOGS = {
@@ -54,10 +55,12 @@ def download(tmp_path):
 
     def run(**settings) -> Raw:
         target = tmp_path / "data" / "raw"
-        with replace_directory(target) as raw:
-            data = tmp_path / "data"
-            entries = gather(Download(**settings), raw, target, data / "downloads", data / ".seen")
-            write_manifest(raw, entries)
+        raw, data = tmp_path / "data" / "new", tmp_path / "data"
+        shutil.rmtree(raw, ignore_errors=True)  # of a run that failed
+        raw.mkdir(parents=True)
+        entries = gather(Download(**settings), raw, target, data / "downloads", data / ".seen")
+        write_manifest(raw, entries)
+        replace(raw, target)
         return Raw(target)
 
     return run

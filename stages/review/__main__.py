@@ -25,7 +25,7 @@ from stages.review.changes import Pairing, count_changes, pair, paired_test
 from stages.review.comment import Picture, Review, code, write_comment
 from stages.review.revision import IN_GIT, Revision, read_revision
 from stages.store.names import cell, path_cell, printable
-from stages.store.outputs import replace_directory
+from stages.store.outputs import outputs_of
 from stages.store.tables import write_table
 
 HERE = Path(".")
@@ -51,7 +51,8 @@ def main() -> None:
         review.code = revision.changed_code(commit)
         review.stale = revision.stale_stages()
         review.moved_on = revision.merge_base(commit) not in (None, commit)
-        with replace_directory(REVIEW) as output:
+        with outputs_of("review") as outputs:
+            output = outputs.directory(REVIEW)
             add_pictures(review, output / "images")
             (output / "review.md").write_text(write_comment(review), encoding="utf-8")
             write_outcomes(review.pairing, output / "images.csv")

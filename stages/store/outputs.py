@@ -80,24 +80,6 @@ def _exchange(one: Path, other: Path) -> bool:
     return rename(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0
 
 
-@contextmanager
-def replace_directory(path: str | Path) -> Iterator[Path]:
-    """As `replace_file`, for a folder, which is empty at first; the old one stays readable."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    restore(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir()
-    try:
-        yield temporary
-        replace(temporary, path)
-    finally:
-        if temporary.exists():
-            shutil.rmtree(temporary)
-
-
 # What an earlier stage was to leave behind
 
 
