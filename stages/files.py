@@ -19,6 +19,10 @@ SPLITS = Path("data/splits")  # a table for each of SIDES
 DATA_SUMMARY = Path("reports/data.json")
 DATA_ISSUES = Path("reports/data_issues.csv")
 
+# features
+FEATURES = Path("data/features")
+EMBEDDED_SO_FAR = Path("data/.features")  # by a run that has not ended, or has failed
+
 # train
 PRETRAINED = Path("models/pretrained")
 MODEL = Path("models/model.keras")
@@ -26,6 +30,7 @@ EPOCHS = Path("models/epochs")
 AUGMENTED = Path("models/augmented.npy")
 CHECKPOINTS = Path("models/checkpoints")  # while it trains; log/ is DVCLive's
 LOG = Path("reports/train")
+LEARNING_CURVE = Path("reports/train/learning_curve.csv")
 TENSORBOARD = Path("reports/tensorboard")
 
 # evaluate
@@ -71,4 +76,7 @@ ISSUES_COLUMNS = (
     *("issue", "path", "label", "side", "other_path", "other_label", "other_side", "distance"),
     *("id", "other_id"),
 )
+# Fitted to so many `photos` of a class, `images` in all, the last layer has `right` of `judged`
+# images that it did not learn from.
+LEARNING_CURVE_COLUMNS = ("photos", "images", "right", "judged", "accuracy")
 PREDICTIONS_COLUMNS = ("id", "actual", "predicted", "confidence", "path")

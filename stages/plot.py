@@ -56,7 +56,7 @@ def plot(outputs: Outputs) -> str:
             charts[name] = to_svg(figure)
     for name, figure in _pictures(results, augmented, samples, mistakes[: settings.mistakes]):
         save_png(figure, folder / f"{name}.png")
-    rows = (("learning_curves",), ("samples", "confusion_actual"))
+    rows = (("learning_curves", "accuracy_by_photos"), ("samples", "confusion_actual"))
     glance = overview([[folder / f"{name}.png" for name in row] for row in rows])
     glance.save(outputs.file(OVERVIEW), "PNG", optimize=True)
     gallery = spread_over_pairs(results.labels, results.predicted, mistakes, settings.gallery)

@@ -3,7 +3,6 @@
 Killed at any moment, the next run goes on from the last checkpoint and ends with the same bytes.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import UserError, run
@@ -12,7 +11,9 @@ from stages.files import (
     CHECKPOINTS,
     DATASET,
     EPOCHS,
+    FEATURES,
     INDEX,
+    LEARNING_CURVE,
     LOG,
     MODEL,
     PRETRAINED,
@@ -54,6 +55,7 @@ def train(outputs: Outputs) -> tuple["Job", dict[str, Any]]:
         JobSettings(augment, model, settings),
         train_set,
         validation,
+        FEATURES,
         CHECKPOINTS,
         [*outputs.code, *tables],
     )
@@ -65,13 +67,14 @@ def train(outputs: Outputs) -> tuple["Job", dict[str, Any]]:
         augmented=outputs.file(AUGMENTED),
         plots=outputs.directory(LOG / "plots"),
         metrics=outputs.file(LOG / "metrics.json"),
+        curve=outputs.file(LEARNING_CURVE),
     )
     return job, result.times
 
 
 def read_sets(model: Model, settings: Train) -> tuple[ImageSet, ImageSet | None]:
     """The training images, and those that choose the best epoch, or None."""
-    check_weights(model.weights)
+    model.check_weights(PRETRAINED)
     train_set = load_image_set(PROCESSED, SPLITS / "train.csv")
     validation = load_image_set(PROCESSED, SPLITS / "val.csv")
     if not len(train_set):
@@ -84,16 +87,6 @@ def read_sets(model: Model, settings: Train) -> tuple[ImageSet, ImageSet | None]
     if model.output == "sigmoid" and classes != 2:
         raise UserError(f"model.output: sigmoid is for two classes, not {classes}; use softmax")
     return train_set, validation if len(validation) else None
-
-
-def check_weights(weights: str | None) -> None:
-    """Raise `UserError` for a weights file where DVC would not notice that it changes."""
-    if weights is None or weights == "imagenet" or Path(weights).parent == PRETRAINED:
-        return
-    raise UserError(
-        f"model.weights: {weights} is not in {PRETRAINED}/, whose files DVC watches: copy it there "
-        f"and set model.weights: {PRETRAINED}/{Path(weights).name}"
-    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.files import INDEX_COLUMNS, ISSUES_COLUMNS, REJECTS_COLUMNS, SPLIT_COLUMNS
+from stages.files import (
+    INDEX_COLUMNS,
+    ISSUES_COLUMNS,
+    LEARNING_CURVE,
+    LEARNING_CURVE_COLUMNS,
+    REJECTS_COLUMNS,
+    SPLIT_COLUMNS,
+)
 from stages.parameters.pixels import PixelSettings, Preprocessing
 from stages.store.processed import Dataset
 from stages.store.tables import write_table
@@ -110,6 +117,7 @@ def write_colour_job(
             rows = [f"{epoch}\t{value + shift}" for epoch, value in enumerate(values, 1)]
             (history / side / f"{what}.tsv").write_text("\n".join([f"step\t{what}", *rows, ""]))
     (folder / "reports/train/metrics.json").write_text('{"best_epoch": 2}')
+    write_table(folder / LEARNING_CURVE, LEARNING_CURVE_COLUMNS, [])
     (folder / "reports/data.json").write_text(json.dumps({"images": counts}))
     twins = [f"{number:02x}{0:014x}" for number in (2, 0)] if test else []
     near = ("near-duplicate", "<i>copy</i>.jpg", classes[0], "test")

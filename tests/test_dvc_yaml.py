@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-RUN_A_MODEL = {"train", "evaluate"}
+RUN_A_MODEL = {"features", "train", "evaluate"}
 
 # What reruns when a file is edited. The first pattern that fits counts.
 RERUNS = """
@@ -31,8 +31,10 @@ stages/preprocess.py                 preprocess
 stages/images/*                      preprocess
 stages/split.py                      split
 stages/splits/*                      split
+stages/features.py                   features
+stages/architectures/*               features train
+stages/inference/embed.py            features train
 stages/train.py                      train
-stages/architectures/*               train
 stages/augmentation/*                train
 stages/training/*                    train
 stages/evaluate.py                   evaluate
@@ -45,28 +47,29 @@ stages/figures/*                     plot
 stages/plot.py                       plot
 
 stages/parameters/download.py        download plot
-stages/parameters/pixels.py          preprocess split train evaluate plot
+stages/parameters/pixels.py          preprocess split features train evaluate plot
 stages/parameters/preprocess.py      preprocess plot
 stages/parameters/split.py           split plot
-stages/parameters/augment.py         train plot
-stages/parameters/model.py           train plot
+stages/parameters/augment.py         features train plot
+stages/parameters/model.py           features train plot
 stages/parameters/train.py           train plot
 stages/parameters/evaluate.py        evaluate plot
 stages/parameters/plot.py            plot
 stages/parameters/whole.py           plot
-stages/parameters/section.py         download preprocess split train evaluate plot
-stages/parameters/yaml_file.py       download preprocess split train evaluate plot
+stages/parameters/section.py         download preprocess split features train evaluate plot
+stages/parameters/yaml_file.py       download preprocess split features train evaluate plot
 
-stages/files.py                      download preprocess split train evaluate plot
+stages/files.py                      download preprocess split features train evaluate plot
+stages/store/features.py             features train
 stages/store/archives.py             download preprocess
-stages/store/blobs.py                download preprocess split train evaluate plot
+stages/store/blobs.py                download preprocess split features train evaluate plot
 stages/store/raw.py                  download preprocess
-stages/store/processed.py            preprocess split train evaluate plot
-stages/store/image_set.py            train evaluate plot
+stages/store/processed.py            preprocess split features train evaluate plot
+stages/store/image_set.py            features train evaluate plot
 stages/store/model.py                train evaluate plot
 stages/store/names.py                download preprocess split evaluate plot
-stages/store/outputs.py              download preprocess split train evaluate plot
-stages/store/tables.py               download preprocess split train evaluate plot
+stages/store/outputs.py              download preprocess split features train evaluate plot
+stages/store/tables.py               download preprocess split features train evaluate plot
 """
 ONLY_TALKS = {"stages/__init__.py", "stages/errors.py", "stages/progress.py", "stages/quiet.py"}
 TEMPLATES = {"stages/report/page.py": ("page.*",), "stages/report/summary.py": ("*.md.j2",)}
@@ -130,7 +133,10 @@ def needed(script: Path) -> set[str]:
     for module, patterns in TEMPLATES.items():
         if module in found:
             found |= {f for f in FILES if any(Path(f).match(pattern) for pattern in patterns)}
-    if script.stem == "train":  # takes an architecture by the name that a setting says
+    if script.stem in (
+        "features",
+        "train",
+    ):  # takes an architecture by the name that a setting says
         found |= {file for file in FILES if file.startswith("stages/architectures/")}
     return found - ONLY_TALKS
 

@@ -73,6 +73,7 @@ def test_a_training_writes_model_log_and_variants_and_leaves_no_checkpoint(unint
         *(f"models/epochs/epoch-00{number}.weights.h5" for number in range(1, 5)),
         "models/epochs/saved.csv",
         "models/model.keras",
+        "reports/train/learning_curve.csv",
         "reports/train/metrics.json",
         "reports/train/plots/metrics/learning_rate.tsv",
         *(f"reports/train/plots/metrics/{name}.tsv" for name in ("train/accuracy", "train/loss")),

@@ -6,8 +6,10 @@ import numpy as np
 import yaml
 
 from stages.files import INDEX_COLUMNS
+from stages.images.fingerprints import digests
 from stages.parameters.pixels import Preprocessing
 from stages.parameters.whole import Parameters
+from stages.store.features import write_embedding
 from stages.store.processed import Dataset
 from stages.store.tables import write_table
 
@@ -39,7 +41,7 @@ def make_workspace(folder: Path, train_images=48, val_images=24, classes=3, **se
     index = []
     for number, shard in enumerate(shards):
         np.save(processed / f"images-{number:05}.npy", shard)
-        for row in range(len(shard)):
+        for row, digest in enumerate(digests(shard)):
             at = number * half + row
             empty = dict.fromkeys(INDEX_COLUMNS, "") | dict.fromkeys(
                 ("width", "height", "bytes"), SIDE
@@ -52,6 +54,7 @@ def make_workspace(folder: Path, train_images=48, val_images=24, classes=3, **se
                     "label": names[labels[at]],
                     "shard": f"images-{number:05}.npy",
                     "row": row,
+                    "pixels": digest,
                 }
             )
     write_table(processed / "index.csv", INDEX_COLUMNS, [list(line.values()) for line in index])
@@ -59,6 +62,8 @@ def make_workspace(folder: Path, train_images=48, val_images=24, classes=3, **se
         rows = [(line["id"], line["label"]) for line in part]
         write_table(splits / f"{side}.csv", ("id", "label"), rows)
     set_parameters(folder, **sections)
+    (folder / "data/features").mkdir()
+    write_embedding(folder / "data/features", None)
     return folder
 
 

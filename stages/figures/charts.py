@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from stages.figures.style import BLUE, DASHES, INK, ORANGE, RED, SERIES, SKY, figure, shortened
+from stages.metrics import scores
 
 if TYPE_CHECKING:
     from stages.report.results import Results
@@ -72,6 +73,29 @@ def accuracy_by_epoch(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set(title="Accuracy on the extra set by epoch", xlabel="epoch", ylabel="accuracy")
     axes.legend(fontsize=8)
+    return drawn
+
+
+def accuracy_by_photos(
+    photos: np.ndarray, accuracy: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> Figure:
+    """Accuracy in cross-validation by the number of photos of a class that were learned from, with
+    its 95 % interval; each (points,)."""
+    drawn = figure(7, 3.8)
+    axes = drawn.subplots()
+    axes.fill_between(photos, low, high, color=SKY, alpha=0.35, linewidth=0, label="95 % interval")
+    axes.plot(photos, accuracy, color=BLUE, marker="o", markersize=3.5, label="cross-validation")
+    axes.set_xscale("log")
+    axes.set_xticks(photos, [f"{number:,.0f}" for number in photos])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", which="minor", length=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set(
+        title="How many photos are enough?",
+        xlabel="photos of a class to learn from (at most)",
+        ylabel="accuracy on the others",
+    )
+    axes.legend(fontsize=8, loc="lower right")
     return drawn
 
 
@@ -223,7 +247,7 @@ def _learning_curves(results: "Results") -> Figure | None:
         }
         for what in ("loss", "accuracy")
     }
-    if not any(history.values()):
+    if not any(len(epochs) > 1 for curves in history.values() for epochs, _ in curves.values()):
         return None
     return learning_curves(**history, chosen=results.chosen_epoch)
 
@@ -270,6 +294,16 @@ def _accuracy_by_epoch(results: "Results") -> Figure | None:
     return accuracy_by_epoch(*extra.values()) if len(extra["epoch"]) else None
 
 
+def _accuracy_by_photos(results: "Results") -> Figure | None:
+    curve = results.learning_curve
+    if len(curve["photos"]) < 2:
+        return None
+    counts = zip(curve["right"].astype(int), curve["judged"].astype(int), strict=True)
+    shares = [scores.accuracy(int(right), int(judged)) for right, judged in counts]
+    low, high = (np.array([each[f"accuracy_{end}"] for each in shares]) for end in ("low", "high"))
+    return accuracy_by_photos(curve["photos"], curve["accuracy"], low, high)
+
+
 # reports/plots and the page show these, by name; a chart with no place of its own on the page comes
 # among the curves. A further chart is a function above and a line here.
 CHARTS: dict[str, Callable[["Results"], Figure | None]] = {
@@ -280,4 +314,5 @@ CHARTS: dict[str, Callable[["Results"], Figure | None]] = {
     "precision_recall": _precision_recall,
     "reliability": _reliability,
     "accuracy_by_epoch": _accuracy_by_epoch,
+    "accuracy_by_photos": _accuracy_by_photos,
 }

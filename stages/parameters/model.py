@@ -1,10 +1,14 @@
 """Settings of the model: an architecture by name, and its own settings."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
+from stages.errors import UserError
 from stages.parameters.section import Section
+
+NAMED_WEIGHTS = ("bundled", "imagenet")  # all others are files
 
 LARGEST = 2**31  # number
 LONGEST = 1000  # list
@@ -32,4 +36,24 @@ class Model(Section):
     name: str = Field("convnet", min_length=1)
     settings: Annotated[dict[str, object], BeforeValidator(_plain)] = {}
     weights: str | None = Field(None, min_length=1)
+    backbone: Literal["trained", "frozen", "fine_tuned"] = "trained"
     output: Literal["softmax", "sigmoid"] = "softmax"
+
+    @model_validator(mode="after")
+    def _frozen_needs_weights(self) -> Self:
+        if self.backbone != "trained" and self.weights is None:
+            raise ValueError(
+                f"backbone: {self.backbone} with weights: null would keep random weights, from "
+                "which nothing can be learnt; set weights (bundled, imagenet, or a file), or "
+                "backbone: trained"
+            )
+        return self
+
+    def check_weights(self, folder: Path) -> None:
+        """Raise `UserError` for a weights file outside `folder`, the one that DVC watches."""
+        if self.weights in (None, *NAMED_WEIGHTS) or Path(self.weights).parent == folder:
+            return
+        raise UserError(
+            f"model.weights: {self.weights} is not in {folder}/, whose files DVC watches: copy it "
+            f"there and set model.weights: {folder}/{Path(self.weights).name}"
+        )

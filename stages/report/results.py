@@ -13,6 +13,8 @@ from stages.files import (
     DATA_ISSUES,
     DATA_SUMMARY,
     EVALUATION,
+    LEARNING_CURVE,
+    LEARNING_CURVE_COLUMNS,
     LOG,
     PROCESSED,
     REJECTS,
@@ -39,7 +41,8 @@ class Results:
     `counts` int (classes,) is the number of images by side; `confusion` int (classes,
     classes), rows are actual. `curves` holds the tables of reports/curves by name, each a dict
     of columns. `sha256`, `shape` and `layers` are the model's.
-    `history` holds (epochs, values) by metric, e.g. "val/loss". `maps` uint8
+    `history` holds (epochs, values) by metric, e.g. "val/loss"; `learning_curve` the columns of
+    reports/train/learning_curve.csv, perhaps empty. `maps` uint8
     (k, 2, rows, columns) explains the images `explained`, positions in `test`. `near` are the
     lines of data_issues.csv on near-duplicates, the nearest first.
     """
@@ -56,6 +59,7 @@ class Results:
     curves: dict[str, dict[str, np.ndarray]]
     history: dict[str, tuple[np.ndarray, np.ndarray]]
     chosen_epoch: int | None
+    learning_curve: dict[str, np.ndarray]
     explained: np.ndarray
     maps: np.ndarray
     sha256: str
@@ -110,6 +114,10 @@ def read_results(folder: Path = Path()) -> Results:
     with made_by("train", folder / LOG):
         history = _read_history(folder / LOG / "plots" / "metrics")
         chosen_epoch = _read_json(folder / LOG / "metrics.json").get("best_epoch")
+    with made_by("train", folder / LEARNING_CURVE):
+        learning_curve = _read_columns(folder / LEARNING_CURVE)
+        if set(learning_curve) != set(LEARNING_CURVE_COLUMNS):
+            raise ValueError("its columns are others")
     with made_by("split", folder / DATA_SUMMARY):
         facts = _read_json(folder / DATA_SUMMARY)
     with made_by("split", folder / DATA_ISSUES):
@@ -136,6 +144,7 @@ def read_results(folder: Path = Path()) -> Results:
         curves=tables,
         history=history,
         chosen_epoch=chosen_epoch,
+        learning_curve=learning_curve,
         explained=np.array([position[id] for id in explained], int),
         maps=maps,
         sha256=sha256,

@@ -69,3 +69,17 @@ def load_image_set(processed: str | Path, split: str | Path) -> ImageSet:
         pixels=pixels,
         dataset=dataset,
     )
+
+
+def pixel_digests(processed: Path, pixels: Pixels) -> np.ndarray:
+    """The digest that index.csv has of each global row of `pixels`, S32 (rows,).
+
+    Raises `ValueError` if one is missing.
+    """
+    index = read_table(processed / INDEX, ["shard", "row", "pixels"])
+    digests = np.zeros(len(pixels), "S32")
+    rows = pixels.rows(index["shard"].to_pylist(), index["row"].to_numpy())
+    digests[rows] = index["pixels"].to_numpy().astype("S32")
+    if (digests == b"").any():
+        raise ValueError(f"{INDEX} has no digest of some images")
+    return digests

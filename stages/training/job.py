@@ -10,20 +10,26 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from sklearn.metrics import confusion_matrix
 
 from stages.architectures import adapt_model, build_model, portable
 from stages.augmentation import Augmentation
 from stages.errors import UserError
+from stages.files import LEARNING_CURVE_COLUMNS
+from stages.inference.embed import frozen_part, identity
 from stages.parameters.augment import Augment
 from stages.parameters.model import Model
 from stages.parameters.train import Train
+from stages.store.features import PLAIN, read_embedding, read_features
 from stages.store.image_set import ImageSet
 from stages.store.model import ModelInfo, save_model
+from stages.store.outputs import made_by
 from stages.store.tables import write_table
 from stages.training import environment
 from stages.training.batches import TrainingImages, epoch_order
 from stages.training.checkpoint import Checkpoint, fingerprint
-from stages.training.learner import Learner
+from stages.training.head import Head, Photos, fit_head
+from stages.training.learner import Learner, Scores
 from stages.training.log import EpochLog, Row, TensorBoardLog
 from stages.training.loop import Result, fit
 
@@ -34,7 +40,7 @@ class Deployable:
     """The `model` for use: uint8 (n, h, w, c) in, float32 probabilities (n, classes) out.
 
     `shape` (h, w, c) is that of the processed images; `memory` bounds what training its weights
-    may take.
+    may take. `net` is the part that learns: uint8 images in, logits out.
     """
 
     def __init__(
@@ -45,12 +51,12 @@ class Deployable:
         memory: float = float("inf"),
     ):
         outputs = number_of_outputs(settings, classes)
-        self._net = portable(
+        self.net = portable(
             build_model(settings.name, shape, outputs, settings.settings, settings.weights, memory)
         )
-        self.parameters = self._net.count_params()
+        self.parameters = self.net.count_params()
         images = keras.Input(shape, dtype="uint8", name="images")
-        logits = self._net(images)
+        logits = self.net(images)
         if outputs == 1:  # from the logit of class 1 to two columns with its sigmoid
             halves = [keras.layers.Rescaling(scale)(logits) for scale in (-0.5, 0.5)]
             logits = keras.layers.Concatenate()(halves)
@@ -62,15 +68,15 @@ class Deployable:
         with weights put out."""
         return sum(
             math.prod(filter(None, tensor.shape[1:]))
-            for layer in self._net._flatten_layers(include_self=False)
+            for layer in self.net._flatten_layers(include_self=False)
             if layer.trainable_weights and not isinstance(layer, keras.Model)
             for tensor in keras.tree.flatten(getattr(layer, "output", []))
         )
 
     def set_weights(self, weights: list[np.ndarray]) -> None:
         """Take over the weights of the trained net, in the order of its `get_weights()`."""
-        self._net.set_weights(weights)
-        for layer in self._net._flatten_layers():
+        self.net.set_weights(weights)
+        for layer in self.net._flatten_layers():
             if isinstance(layer, keras.layers.Normalization):
                 layer.finalize_state()
 
@@ -98,6 +104,7 @@ class Job:
 
     Args:
         validation: an `ImageSet` to choose the best epoch by, or None.
+        features: the folder with the features of the backbone, if it is not trained from the start.
         folder: where the state and the log are kept until `checkpoint.delete()`.
         files: what the outcome depends on beside the settings, data and code: a state kept with
             other content of these files is not continued.
@@ -108,14 +115,18 @@ class Job:
         settings: JobSettings,
         train_set: ImageSet,
         validation: ImageSet | None,
+        features: Path,
         folder: Path,
         files: Iterable[str | Path],
     ):
         self.settings, self.train_set, self.validation = settings, train_set, validation
         train, dataset = settings.train, train_set.dataset
+        self.frozen = settings.model.backbone == "frozen"
         self.strategy = environment.start(train.devices, train.deterministic)
-        self.precision = environment.choose_precision(train.precision)
-        print(environment.describe(train.devices, self.precision), flush=True)
+        self.precision = "float32"
+        if not self.frozen:
+            self.precision = environment.choose_precision(train.precision)
+            print(environment.describe(train.devices, self.precision), flush=True)
         # Both nets start from the same names and seeds, so that a weight's path is what the
         # saved model shows.
         environment.reset(train.seed, "float32")
@@ -125,8 +136,12 @@ class Job:
         )
         environment.reset(train.seed, self.precision)
         self.images = self._training_images()
-        self._check_memory()
-        self.learner = self._learner()
+        self.head: Head | None = None
+        self.start = None if settings.model.backbone == "trained" else self._fit_head(features)
+        self.augmentation = Augmentation(settings.augment, dataset.shape)
+        if not self.frozen:
+            self._check_memory()
+            self.learner = self._learner()
         self.checkpoint = Checkpoint(folder, self._fingerprint(files))
 
     def train(self, tensorboard: Path, each_epoch: Callable[[], None] = lambda: None) -> Result:
@@ -141,28 +156,93 @@ class Job:
         if settings.debug.tensorboard:
             logs.append(TensorBoardLog(tensorboard))
         logs.append(lambda rows: each_epoch())
-        result = fit(
-            self.learner,
-            self.images,
-            self.validation,
-            self.checkpoint,
-            logs,
-            settings.save_epochs,
-            tensorboard if settings.debug.profile else None,
-        )
-        log.end(
-            {"best_epoch": result.best, "epochs": len(result.rows), "precision": self.precision}
-        )
+        if self.frozen and self.start:
+            result = Result(self.deployable.net.get_weights(), 0, [self.start], [])
+            for write in logs:
+                write(result.rows)
+        else:
+            result = fit(
+                self.learner,
+                self.images,
+                self.validation,
+                self.checkpoint,
+                logs,
+                self.start,
+                settings.save_epochs,
+                tensorboard if settings.debug.profile else None,
+            )
+        summary: dict[str, float | str] = {
+            "best_epoch": result.best,
+            "epochs": result.rows[-1].epoch,
+        }
+        if self.head:
+            point = self.head.curve[-1]
+            summary["cross_validated_accuracy"] = point.right / point.judged
+        log.end(summary | {"precision": self.precision})
         return result
 
+    def _fit_head(self, folder: Path) -> Row:
+        """Fit the last layer to the features in `folder`; how good it is, as epoch 0."""
+        starts, classes = self.train_set.pixels.starts, len(self.train_set.dataset.classes)
+        weights = self._class_weights()
+        with made_by("features", folder):
+            embedding = read_embedding(folder)
+            if embedding is None or embedding.key != identity(frozen_part(self.deployable.net)):
+                raise ValueError("its features are those of another network")
+
+            def features(rows: np.ndarray, view: str = PLAIN) -> np.ndarray:
+                return read_features(folder, starts, rows, view)
+
+            photos = Photos(
+                np.stack([features(self.images.rows, view) for view in embedding.views], axis=1),
+                self.images.labels,
+                self.images.rows,  # copies of an image have the same pixels
+                np.ones(classes) if weights is None else weights,
+            )
+            self.head = head = fit_head(photos, self.settings.train.seed)
+            judged = {"train": (photos.features[:, 0], photos.labels)}
+            if self.validation:
+                judged["val"] = features(self.validation.rows), self.validation.labels
+        layer = self.deployable.net.layers[-1]
+        layer.set_weights(head.layer.weights(layer.units))
+        figures: dict[str, float] = {}
+        for side, (seen, labels) in judged.items():
+            predicted = head.layer.probabilities(seen).argmax(axis=1)
+            confusion = confusion_matrix(labels, predicted, labels=range(classes))
+            scores = Scores.of(confusion, float(head.layer.losses(seen, labels).sum()))
+            figures |= {f"{side}/{name}": value for name, value in scores._asdict().items()}
+        point = head.curve[-1]
+        print(
+            f"last layer fitted to features of {len(photos):,} images; in cross-validation "
+            f"{point.right:,} of {point.judged:,} are right ({point.right / point.judged:.1%})",
+            flush=True,
+        )
+        return Row(0, figures)
+
+    def _class_weights(self) -> np.ndarray | None:
+        """Factors on the loss of each class, float32 (classes,); None where all are one."""
+        if self.settings.train.class_weights == "none":
+            return None
+        classes = len(self.train_set.dataset.classes)
+        counts = np.maximum(np.bincount(self.images.labels, minlength=classes), 1)
+        return (len(self.images) / (counts * classes)).astype(np.float32)
+
     def save(
-        self, result: Result, model: Path, epochs: Path, augmented: Path, plots: Path, metrics: Path
+        self,
+        result: Result,
+        model: Path,
+        epochs: Path,
+        augmented: Path,
+        plots: Path,
+        metrics: Path,
+        curve: Path,
     ) -> None:
-        """Write the outputs: files `model`, `augmented` and `metrics`, folders `epochs`, `plots`.
+        """Write the outputs: folders `epochs` and `plots`, the others are files.
 
         The folders exist and are empty. `epochs` gets the weights of every epoch if
         train.save_epochs, and a list of them: DVC warns of a folder that is empty. `plots` and
-        `metrics` are the epoch log.
+        `metrics` are the epoch log. `curve` tells how good a last layer is by the number of
+        photos it was fitted to.
         """
         saved = []
         for row in result.rows if self.settings.train.save_epochs else []:
@@ -182,6 +262,9 @@ class Job:
             np.save(file, self._variants())
         shutil.copytree(self.checkpoint.log / "plots", plots, dirs_exist_ok=True)
         shutil.copyfile(self.checkpoint.log / "metrics.json", metrics)
+        points = self.head.curve if self.head else []
+        rows = [(*point, round(point.right / point.judged, 6)) for point in points]
+        write_table(curve, LEARNING_CURVE_COLUMNS, rows)
 
     def _info(self, result: Result) -> ModelInfo:
         """What travels with the model."""
@@ -194,7 +277,7 @@ class Job:
             model=self.settings.model.model_dump(),
             train={
                 "images": len(self.images),
-                "epochs": len(result.rows),
+                "epochs": result.rows[-1].epoch,
                 "best_epoch": result.best,
                 "precision": self.precision,
                 "seed": settings.seed,
@@ -237,6 +320,8 @@ class Job:
         shape = (None, None, dataset.shape[-1]) if settings.image_sizes else dataset.shape
         with environment.scope(self.strategy):
             net = build_model(model.name, shape, outputs, model.settings, model.weights)
+            if self.head:
+                net.layers[-1].set_weights(self.head.layer.weights(outputs))
             self._check_image_sizes(net)
             # A set may be sorted by class, so not the first; in order, to read the disk once.
             drawn = epoch_order(self.images.labels, settings.seed, ADAPT_DRAW)[:ADAPT_IMAGES]
@@ -254,14 +339,9 @@ class Job:
                 "can be learnt; set model.weights (imagenet, or a file), or frozen_epochs: 0 to "
                 "train it from scratch"
             )
-        self.augmentation = Augmentation(self.settings.augment, dataset.shape)
         varied = self.augmentation.active and not settings.debug.overfit_batch
-        class_weights = None
-        if settings.class_weights == "balanced":
-            counts = np.maximum(np.bincount(self.images.labels, minlength=classes), 1)
-            class_weights = (len(self.images) / (counts * classes)).astype(np.float32)
         augment = self.augmentation if varied else None
-        return Learner(net, settings, classes, augment, class_weights, self.strategy)
+        return Learner(net, settings, classes, augment, self._class_weights(), self.strategy)
 
     def _check_image_sizes(self, net: keras.Model) -> None:
         height, width, channels = self.train_set.dataset.shape

@@ -26,6 +26,20 @@ class Scores(NamedTuple):
     accuracy: float
     f1_macro: float
 
+    @classmethod
+    def of(cls, confusion: np.ndarray, loss: float) -> "Scores":
+        """Of images counted in `confusion` int (classes, classes), rows are actual, whose losses
+        sum up to `loss`."""
+        # F1 of a class is 2 TP / (actual + predicted); of one that is neither, there is none.
+        right, count = np.diag(confusion), confusion.sum()
+        either = confusion.sum(0) + confusion.sum(1)
+        seen = either > 0
+        return cls(
+            loss=loss / float(count),
+            accuracy=float(right.sum() / count),
+            f1_macro=float(np.mean(2 * right[seen] / either[seen])),
+        )
+
 
 class Learner:
     """Moves `model` (images 0 to 255 in, logits out) towards the labels, a batch at a time.
@@ -238,15 +252,7 @@ class Learner:
             np.add.at(confusion, (part, predicted.numpy()), 1)
         if weights is not None:
             self.model.set_weights(weights)
-        # F1 of a class is 2 TP / (actual + predicted); of one that is neither, there is none.
-        right = np.diag(confusion)
-        either = confusion.sum(0) + confusion.sum(1)
-        seen = either > 0
-        return Scores(
-            loss=loss / start,
-            accuracy=float(right.sum() / start),
-            f1_macro=float(np.mean(2 * right[seen] / either[seen])),
-        )
+        return Scores.of(confusion, loss)
 
     def _evaluation_step(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The sum of the losses, and the predicted labels."""

@@ -60,6 +60,7 @@ def fit(
     validation: ImageSet | None,
     checkpoint: Checkpoint,
     logs: Sequence[Callable[[list[Row]], None]],
+    start: Row | None = None,
     save_epochs: bool = False,
     profile: Path | None = None,
 ) -> Result:
@@ -69,13 +70,17 @@ def fit(
         validation: images to choose the best epoch by, or None: the last is kept.
         checkpoint: where the state is kept, and from where an interrupted training goes on.
         logs: called with the rows so far, before the first epoch and after each.
+        start: epoch 0: how good the weights are that training starts from. They are kept unless an
+            epoch is better.
         save_epochs: keep the weights of every epoch in `checkpoint`, not of the best alone.
         profile: a folder for TensorFlow's profile of some of the first steps.
 
     Raises `UserError` for a training that diverges: loss, weights or the optimiser's state are
     no longer finite. Nothing of that is saved, and the same job run again fails at once.
     """
-    return _Training(learner, images, validation, checkpoint, logs, save_epochs, profile).run()
+    return _Training(
+        learner, images, validation, checkpoint, logs, start, save_epochs, profile
+    ).run()
 
 
 class _Training:
@@ -86,11 +91,12 @@ class _Training:
         validation: ImageSet | None,
         checkpoint: Checkpoint,
         logs: Sequence[Callable[[list[Row]], None]],
+        start: Row | None,
         save_epochs: bool,
         profile: Path | None,
     ):
         self.learner, self.images, self.validation = learner, images, validation
-        self.checkpoint, self.logs = checkpoint, logs
+        self.checkpoint, self.logs, self.start = checkpoint, logs, start
         self.save_epochs, self.profile = save_epochs, profile
         self.settings = learner.settings
         self.steps_per_epoch = steps_per_epoch(len(images), self.settings)
@@ -118,8 +124,9 @@ class _Training:
                         f"memory ran out in epoch {self.epoch + 1}; lower train.batch_size (now "
                         f"{self.settings.batch_size}), preprocess.size or the net's own settings"
                     ) from None
-        best = self.best or self.rows[-1].epoch
-        weights = self.checkpoint.weights(best) if self.best else self.learner.final_weights()
+        best = self.rows[-1].epoch if self.best is None else self.best
+        kept = self.best is not None
+        weights = self.checkpoint.weights(best) if kept else self.learner.final_weights()
         if weights is None:
             raise UserError(
                 f"{self.checkpoint.folder} has lost the weights of epoch {best}; run the same "
@@ -186,6 +193,13 @@ class _Training:
             self.checkpoint.save([], {"failure": message, "rows": self.rows})
         raise UserError(message)
 
+    def _begin_with(self, row: Row) -> None:
+        """Count the weights as they are as epoch 0."""
+        if self._improves(row):
+            self.best = row.epoch
+            self.checkpoint.save_weights(self.learner.final_weights(), row.epoch)
+        self.rows.append(row)
+
     # Phases: all weights at once, or first all but the backbone and then all
 
     def _phase(self) -> Phase:
@@ -193,7 +207,7 @@ class _Training:
         frozen = self.settings.fine_tune.frozen_epochs
         if self.epoch < frozen:
             return Phase(0, frozen, 1.0)
-        factor = self.settings.fine_tune.learning_rate_factor if frozen else 1.0
+        factor = self.settings.fine_tune.learning_rate_factor if frozen or self.start else 1.0
         return Phase(frozen, self.settings.epochs, factor)
 
     def _start_phase(self) -> None:
@@ -290,7 +304,7 @@ class _Training:
             return False
         if self.best is None:
             return True
-        best = self.rows[self.best - 1]
+        best = next(row for row in self.rows if row.epoch == self.best)
         gain = _gain(row, best, self.settings.monitor)
         return gain > 0 or (gain == 0 and _gain(row, best, "val/loss") > 0)
 
@@ -322,11 +336,13 @@ class _Training:
         """Epochs whose weights are kept in files of their own."""
         if self.save_epochs:
             return [row.epoch for row in self.rows]
-        return [self.best] if self.best else []
+        return [] if self.best is None else [self.best]
 
     def _resume(self) -> None:
         saved = self.checkpoint.load()
         if saved is None:
+            if self.start:
+                self._begin_with(self.start)
             return
         state = saved.document
         self.rows = [Row(*row) for row in state["rows"]]
@@ -361,8 +377,8 @@ def should_stop(
     if not settings.patience:
         return False
     reference, waited = None, 0
-    for row in rows[max(settings.start_from_epoch, frozen_epochs) :]:
-        if monitor not in row.figures:
+    for row in rows:
+        if row.epoch <= max(settings.start_from_epoch, frozen_epochs) or monitor not in row.figures:
             continue
         if reference is None or _gain(row, reference, monitor) > settings.min_delta:
             reference, waited = row, 0

@@ -1,0 +1,98 @@
+"""Run the frozen backbone over every image and its mirror image, once: features for the last layer.
+
+Reads data/processed; writes data/features, of which it reuses what has not changed. A stage of its
+own, because nothing that train tries changes what a frozen network makes of an image: DVC keeps the
+result, shares it through a remote, and every experiment on the last layer starts from it.
+"""
+
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from stages.errors import run
+from stages.files import EMBEDDED_SO_FAR, FEATURES, PRETRAINED, PROCESSED
+from stages.parameters.augment import Augment
+from stages.parameters.model import Model
+from stages.parameters.section import read_settings
+from stages.progress import progress
+from stages.store.blobs import link_or_copy
+from stages.store.features import (
+    MIRRORED,
+    PLAIN,
+    Embedding,
+    Known,
+    read_embedding,
+    shard_path,
+    write_embedding,
+    write_shard,
+)
+from stages.store.image_set import pixel_digests
+from stages.store.outputs import Outputs, made_by, outputs_of
+from stages.store.processed import Dataset, Pixels
+
+
+def main() -> None:
+    with outputs_of("features") as outputs:
+        summary = embed(outputs)
+    shutil.rmtree(EMBEDDED_SO_FAR, ignore_errors=True)
+    print(summary)
+
+
+def embed(outputs: Outputs) -> str:
+    """Compute what is not known yet; what was done, in a line."""
+    model, augment = read_settings(Model), read_settings(Augment)
+    folder = outputs.directory(FEATURES)
+    if model.backbone == "trained":
+        write_embedding(folder, None)
+        return "model.backbone: trained, so there are no features to compute"
+    model.check_weights(PRETRAINED)
+    views = [PLAIN] if augment.horizontal_flip == "none" else [PLAIN, MIRRORED]
+    with made_by("preprocess", PROCESSED):
+        dataset, pixels = Dataset.load(PROCESSED), Pixels(PROCESSED)
+        digests = pixel_digests(PROCESSED, pixels)
+
+    import stages.quiet  # noqa: F401  TensorFlow takes seconds, so after the quick checks
+    from stages.inference.embed import BATCH, Backbone
+
+    backbone = Backbone(model, dataset.shape)
+    embedding = Embedding(key=backbone.key, views=views, width=backbone.width)
+    work = EMBEDDED_SO_FAR / embedding.key
+    known = Known([*_finished(embedding.key), work], views)
+    work.mkdir(parents=True, exist_ok=True)
+    computed = 0
+    with progress(int((~known.has(digests)).sum()), "images", "features") as bar:
+        for shard, (first, last) in enumerate(pairwise(pixels.starts.tolist())):
+            features = {
+                view: np.empty((last - first, embedding.width), np.float32) for view in views
+            }
+            new = np.flatnonzero(~known.take(digests[first:last], features))
+            for some in np.split(new, range(BATCH, len(new), BATCH)):
+                images = pixels.take(first + some)
+                for view in views:
+                    features[view][some] = backbone(images if view == PLAIN else images[:, :, ::-1])
+                bar.update(len(some))
+            computed += len(new)
+            path = shard_path(work, shard)
+            write_shard(path, digests[first:last], features)
+            link_or_copy(path, shard_path(folder, shard))
+    write_embedding(folder, embedding)
+    damage = f"; {len(known.damaged)} damaged files made anew" if known.damaged else ""
+    return (
+        f"features of {len(pixels):,} images: {computed:,} computed, "
+        f"{len(pixels) - computed:,} reused{damage}"
+    )
+
+
+def _finished(key: str) -> list[Path]:
+    """The folder of an earlier run, if the network was the same."""
+    try:
+        before = read_embedding(FEATURES)
+    except (OSError, ValueError):
+        return []
+    return [FEATURES] if before and before.key == key else []
+
+
+if __name__ == "__main__":
+    run(main, at_once=True)

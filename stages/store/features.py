@@ -1,0 +1,139 @@
+"""Features: what a frozen network makes of each image, beside its pixels and shard for shard.
+
+A folder of features holds
+
+    features.json            whose they are: `Embedding`, or null where no stage wants any
+    features-00000.npz ...   for the shard of pixels of the same number: `pixels` S32 (n,), the
+                             digests of the pixels; `plain`, float32 (n, d), their features; and
+                             `mirrored`, those of the mirror images, where they are wanted
+
+Why .npz: it is a zip, whose members carry a CRC that is checked whenever they are read.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from stages.store.outputs import replace_file
+
+EMBEDDING = "features.json"
+PLAIN, MIRRORED = "plain", "mirrored"
+DIGESTS = "pixels"
+
+
+class Embedding(BaseModel):
+    """`key` tells networks apart: a digest of layers and weights. `views` names what was seen of
+    an image: `PLAIN`, perhaps `MIRRORED`. `width` numbers are the features of one."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    key: str
+    views: list[str]
+    width: int
+
+
+def write_embedding(folder: Path, embedding: Embedding | None) -> None:
+    text = json.dumps(embedding.model_dump() if embedding else None, indent=2)
+    (folder / EMBEDDING).write_text(text + "\n", encoding="utf-8")
+
+
+def read_embedding(folder: Path) -> Embedding | None:
+    """Raises `FileNotFoundError`, or `ValueError` for a file that is damaged."""
+    text = (folder / EMBEDDING).read_text(encoding="utf-8")
+    return None if json.loads(text) is None else Embedding.model_validate_json(text)
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    return folder / f"features-{shard:05}.npz"
+
+
+def write_shard(path: Path, digests: np.ndarray, features: dict[str, np.ndarray]) -> None:
+    """`digests` S32 (n,); `features` float32 (n, d) by view. The same ones give the same bytes."""
+    with replace_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **{DIGESTS: digests}, **features)
+
+
+def read_member(path: Path, name: str) -> np.ndarray:
+    """The array `name` of a shard. Raises `ValueError` if the file is not as it was written."""
+    try:
+        with np.load(path, allow_pickle=False) as shard:
+            return shard[name]
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # NumPy, zipfile and zlib each have many ways to say so
+        raise ValueError(f"{path} is damaged ({error})") from None
+
+
+def read_features(folder: Path, starts: np.ndarray, rows: np.ndarray, view: str) -> np.ndarray:
+    """Features float32 (n, d) of the images at the global `rows` of the pixels, as `view`.
+
+    `starts` are the first global rows of the shards, and the end. Holds one shard at a time
+    beside the result. Raises `FileNotFoundError` or `ValueError` if they are not there.
+    """
+    embedding = read_embedding(folder)
+    if embedding is None:
+        raise ValueError(f"{folder / EMBEDDING} names no network")
+    out = np.empty((len(rows), embedding.width), np.float32)
+    which = np.searchsorted(starts, rows, side="right") - 1
+    for shard in np.unique(which).tolist():
+        at = np.flatnonzero(which == shard)
+        features = read_member(shard_path(folder, shard), view)
+        if features.shape != (starts[shard + 1] - starts[shard], embedding.width):
+            raise ValueError(f"{shard_path(folder, shard)} is about other images")
+        out[at] = features[rows[at] - starts[shard]]
+    return out
+
+
+class Known:
+    """Features that earlier runs, finished or not, left in `folders`: by digest of the pixels."""
+
+    def __init__(self, folders: list[Path], views: list[str]):
+        self.damaged: list[Path] = []
+        self._views = views
+        self._paths: list[Path] = []
+        self._where: dict[bytes, tuple[int, int]] = {}
+        for folder in folders:
+            for path in sorted(folder.glob("features-*.npz")):
+                self._add(path)
+
+    def _add(self, path: Path) -> None:
+        try:
+            digests = read_member(path, DIGESTS)
+            with zipfile.ZipFile(path) as members:
+                names = {name.removesuffix(".npy") for name in members.namelist()}
+        except ValueError:
+            self.damaged.append(path)
+            return
+        if names >= set(self._views):
+            self._paths.append(path)
+            number = len(self._paths) - 1
+            for row, digest in enumerate(digests.tolist()):
+                self._where.setdefault(digest, (number, row))
+
+    def has(self, digests: np.ndarray) -> np.ndarray:
+        """bool (n,)"""
+        return np.array([digest in self._where for digest in digests.tolist()], bool)
+
+    def take(self, digests: np.ndarray, features: dict[str, np.ndarray]) -> np.ndarray:
+        """Fill in the rows of `features`, float32 (n, d) by view, that are known; bool (n,) which.
+
+        Of a file that turns out to be damaged, nothing is taken.
+        """
+        known = np.zeros(len(digests), bool)
+        places = [self._where.get(digest, (-1, -1)) for digest in digests.tolist()]
+        files, rows = np.array(places, np.int64).reshape(-1, 2).T
+        for number in np.unique(files[files >= 0]).tolist():
+            at = np.flatnonzero(files == number)
+            path = self._paths[number]
+            try:
+                found = {view: read_member(path, view)[rows[at]] for view in self._views}
+                for view, values in found.items():
+                    features[view][at] = values
+            except (ValueError, IndexError):
+                self.damaged.append(path)
+                continue
+            known[at] = True
+        return known

@@ -1,0 +1,180 @@
+"""The last layer of a net whose backbone stays as it is: a logistic regression on its features.
+
+A linear probe has one best solution and no learning rate, so it needs no epochs: L-BFGS finds it in
+seconds. How strongly it is regularised is chosen by cross-validation on the training images, which
+also tells how good it is on images that it did not learn from, and with how few photos.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+
+FOLDS = 5
+# scikit-learn's C, from a strong regularisation to a weak one; the sum over the images is weighed
+# against the squares of the weights, of features with variance one.
+STRENGTHS = tuple(float(f"{10 ** (power / 2):.1e}") for power in range(-8, 1))
+PHOTOS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)  # of a class, to learn from
+ITERATIONS = 500
+ABSENT = -30.0  # the logit of a class without images: e to this is nothing
+
+
+@dataclass(frozen=True)
+class Photos:
+    """What there is to learn from: `features` float32 (n, views, d); `labels` int (n,).
+
+    `copies` int (n,) is alike for images that must not be learned from and judged at once.
+    `weights` float (classes,) are factors on the loss of each class.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    copies: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+TINY = 1e-12  # in place of a probability of zero, which has no logarithm
+
+
+class Point(NamedTuple):
+    """Having learned from at most `photos` of a class, `images` in all, a layer gets `right` of
+    the `judged`, which it did not learn from."""
+
+    photos: int
+    images: int
+    right: int
+    judged: int
+
+
+class Layer(NamedTuple):
+    """A dense layer: `kernel` float32 (d, classes), `bias` float32 (classes,)."""
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """float64 (n, classes) of `features`, float32 (n, d)."""
+        logits = (features @ self.kernel).astype(np.float64) + self.bias
+        logits -= logits.max(axis=1, keepdims=True)
+        exponentials = np.exp(logits)
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+    def losses(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The cross-entropy of each image, float64 (n,)."""
+        own = self.probabilities(features)[np.arange(len(labels)), labels]
+        return -np.log(np.maximum(own, TINY))
+
+    def weights(self, outputs: int) -> list[np.ndarray]:
+        """As `keras.layers.Dense` holds them; of one of the `outputs`, the log-odds of class 1."""
+        if outputs == 1:
+            return [self.kernel[:, 1:] - self.kernel[:, :1], self.bias[1:] - self.bias[:1]]
+        return [self.kernel, self.bias]
+
+
+class Head(NamedTuple):
+    """The `layer`; the `strength` chosen, one of `STRENGTHS`, and the loss of each in
+    cross-validation; accuracy by number of photos, the last `Point` with all; and
+    `held_out` float32 (n, classes), probabilities of each image by a layer that never saw it."""
+
+    layer: Layer
+    strength: float
+    losses: list[float]
+    curve: list[Point]
+    held_out: np.ndarray
+
+
+def fit_head(photos: Photos, seed: int) -> Head:
+    """Fit the last layer to `photos`. The number of cores makes no difference."""
+    fold_of = folds(photos.labels, photos.copies, seed)
+    parts = [(np.flatnonzero(fold_of != k), np.flatnonzero(fold_of == k)) for k in range(FOLDS)]
+    parts = [(learn, judge) for learn, judge in parts if len(learn) and len(judge)]
+    every = np.arange(len(photos))
+    # One thread each: sums in another order would be other numbers.
+    with threadpool_limits(1), Parallel(n_jobs=os.cpu_count(), prefer="threads") as parallel:
+        losses = parallel(delayed(_losses)(photos, learn, judge) for learn, judge in parts)
+        summed = np.sum(losses, axis=0) if losses else np.zeros(len(STRENGTHS))
+        strength = STRENGTHS[int(np.argmin(summed))]
+        largest = int(np.bincount(photos.labels).max())
+        largest -= largest // FOLDS if parts else 0
+        curve = []
+        for most in [*(number for number in PHOTOS if number < largest), largest]:
+            held_out = np.zeros((len(photos), len(photos.weights)), np.float32)
+            chosen = [learn[first_of_class(photos.labels[learn], most)] for learn, _ in parts]
+            layers = parallel(delayed(_fit)(photos, some, (strength,)) for some in chosen)
+            for (_, judge), (layer,) in zip(parts, layers, strict=True):
+                held_out[judge] = layer.probabilities(photos.features[judge, 0])
+            right = int((held_out.argmax(axis=1) == photos.labels).sum())
+            images = round(sum(map(len, chosen)) / max(1, len(chosen)))
+            curve.append(Point(most, images, right, len(photos)))
+        (layer,) = _fit(photos, every, (strength,))
+    weight = float(photos.weights[photos.labels].sum())
+    return Head(layer, strength, (summed / weight).tolist(), curve, held_out)
+
+
+def folds(labels: np.ndarray, copies: np.ndarray, seed: int) -> np.ndarray:
+    """The fold of each image, int (n,): copies in one, the classes in equal shares in each."""
+    _, first, group = np.unique(copies, return_index=True, return_inverse=True)
+    drawn = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(first))
+    order = drawn[np.argsort(labels[first[drawn]], kind="stable")]
+    fold_of_group = np.empty(len(first), np.int64)
+    fold_of_group[order] = np.arange(len(first)) % FOLDS
+    return fold_of_group[group]
+
+
+def first_of_class(labels: np.ndarray, most: int) -> np.ndarray:
+    """Positions of the first `most` images of each class, int (n,), ascending."""
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(order[place < most])
+
+
+def _losses(photos: Photos, learn: np.ndarray, judge: np.ndarray) -> np.ndarray:
+    """The summed loss on `judge` of layers fitted to `learn`, float64 (strengths,)."""
+    labels, features = photos.labels[judge], photos.features[judge, 0]
+    layers = _fit(photos, learn, STRENGTHS)
+    weights = photos.weights[labels]
+    return np.array([weights @ layer.losses(features, labels) for layer in layers])
+
+
+def _fit(photos: Photos, learn: np.ndarray, strengths: Sequence[float]) -> list[Layer]:
+    """A layer fitted to the images `learn` for each of `strengths`, one starting from the other."""
+    views = photos.features.shape[1]
+    features = photos.features[learn].reshape(len(learn) * views, -1)
+    labels = np.repeat(photos.labels[learn], views)
+    weights = photos.weights[labels] / views
+    centre = features.mean(axis=0)
+    features -= centre
+    spread = features.std(axis=0)
+    spread[spread < 1e-6] = 1
+    features /= spread
+    present = np.unique(labels)
+    model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)
+    layers = []
+    for strength in strengths:
+        kernel = np.zeros((features.shape[1], len(photos.weights)), np.float32)
+        bias = np.full(len(photos.weights), ABSENT, np.float32)
+        if len(present) == 1:
+            bias[present] = 0
+        else:
+            model.C = strength
+            with warnings.catch_warnings():  # what is weakly regularised is not chosen
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(features, labels, weights)
+            found, offset = model.coef_, model.intercept_
+            if len(present) == 2:  # one row: the log-odds of the second class
+                found, offset = np.concatenate([-found, found]) / 2, np.stack([-offset, offset]) / 2
+            kernel[:, present] = found.T / spread[:, None]
+            bias[present] = offset.reshape(-1) - centre @ kernel[:, present]
+        layers.append(Layer(kernel, bias))
+    return layers

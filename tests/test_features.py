@@ -1,0 +1,334 @@
+"""The features stage and the last layer fitted to what it leaves."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from training_workspace import make_workspace, outputs, set_parameters
+
+import stages.architectures
+from stages import features, train
+from stages.errors import UserError
+from stages.files import EMBEDDED_SO_FAR, FEATURES, INDEX, PRETRAINED, PROCESSED
+from stages.images.fingerprints import digests
+from stages.store.features import MIRRORED, PLAIN, read_features, read_member, shard_path
+from stages.store.image_set import load_image_set
+from stages.store.model import load_model, read_info
+from stages.store.processed import Pixels
+from stages.store.tables import read_table, write_table
+from stages.training.head import FOLDS, Photos, first_of_class, fit_head, folds
+
+ARCHITECTURE = """
+import keras
+from stages.architectures._build import load_weights
+
+def build(shape, outputs, weights=None):
+    parts = [
+        keras.Input(shape),
+        keras.layers.Conv2D(24, 5, strides=3, activation="relu"),
+        keras.layers.Flatten(),
+    ]
+    net = keras.Sequential(parts, name="backbone")
+    if weights:
+        load_weights(net, weights)
+    images = keras.Input(shape)
+    x = net(keras.layers.Rescaling(1 / 255)(images), training=False)
+    x = keras.layers.Dropout(0.2)(x)
+    return keras.Model(images, keras.layers.Dense(outputs)(x))
+"""
+PLAIN_NET = """
+import keras
+
+def build(shape, outputs, weights=None):
+    parts = [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(outputs)]
+    return keras.Sequential(parts)
+"""
+WEIGHTS = PRETRAINED / "own.weights.h5"
+MODEL = {"name": "own", "settings": {}, "weights": str(WEIGHTS), "backbone": "frozen"}
+FLIP = {"horizontal_flip": "random"}
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """Makes a workspace with weights for a small architecture of its own, and works in it."""
+    (tmp_path / "own.py").write_text(ARCHITECTURE)
+    (tmp_path / "plain.py").write_text(PLAIN_NET)
+    monkeypatch.setattr(stages.architectures, "__path__", [str(tmp_path)])
+    keras.utils.set_random_seed(3)
+    net = stages.architectures.build_model("own", (18, 18, 1), 3)
+
+    def make(name="work", **settings):
+        settings = {"model": MODEL, "augment": FLIP} | settings
+        folder = make_workspace(tmp_path / name, **settings)
+        monkeypatch.chdir(folder)
+        PRETRAINED.mkdir(parents=True)
+        net.get_layer("backbone").save_weights(WEIGHTS)
+        return folder
+
+    return make
+
+
+def features_as_written() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(FEATURES.iterdir())}
+
+
+def test_features_are_what_the_backbone_makes_of_each_image_and_its_mirror_image(workspace):
+    workspace()
+    features.main()
+    net = stages.architectures.build_model("own", (18, 18, 1), 3, {}, str(WEIGHTS))
+    pixels = Pixels(PROCESSED)
+    rows = np.array([40, 3, 71])
+    images = pixels.take(rows).astype("float32") / 255
+    for view, seen in ((PLAIN, images), (MIRRORED, images[:, :, ::-1])):
+        found = read_features(FEATURES, pixels.starts, rows, view)
+        np.testing.assert_allclose(found, net.get_layer("backbone")(seen), rtol=1e-4, atol=1e-5)
+
+
+def test_without_mirror_images_in_training_none_are_seen(workspace):
+    workspace(augment={})
+    features.main()
+    with pytest.raises(ValueError, match="mirrored"):
+        read_member(shard_path(FEATURES, 0), MIRRORED)
+
+
+def test_a_trained_backbone_needs_no_features(workspace, capsys):
+    workspace(model={"name": "convnet"})
+    features.main()
+    assert "no features to compute" in capsys.readouterr().out
+    assert features_as_written() == {"features.json": b"null\n"}
+
+
+def add_images(count: int) -> None:
+    """Put `count` new images in front of those of the second shard."""
+    path = PROCESSED / "images-00001.npy"
+    new = np.random.default_rng(9).integers(0, 256, (count, 18, 18, 1), np.uint8)
+    np.save(path, np.concatenate([new, np.load(path)]))
+    table = read_table(PROCESSED / INDEX)
+    rows = table.to_pylist()
+    for line in rows:
+        line["row"] += count * (line["shard"] == path.name)
+    empty = dict.fromkeys(table.column_names, "")
+    for row, digest in enumerate(digests(new)):
+        line = {"id": f"new{row}", "label": "kind 0", "shard": path.name, "row": row}
+        rows.append(empty | line | {"pixels": digest, "width": 18, "height": 18, "bytes": 1})
+    write_table(PROCESSED / INDEX, table.column_names, [list(line.values()) for line in rows])
+
+
+def test_only_new_images_are_computed_and_the_bytes_are_those_of_a_fresh_run(workspace, capsys):
+    workspace()
+    features.main()
+    assert "72 computed, 0 reused" in capsys.readouterr().out
+    add_images(5)
+    features.main()
+    assert "features of 77 images: 5 computed, 72 reused" in capsys.readouterr().out
+    grown = features_as_written()
+    shutil.rmtree(FEATURES)
+    features.main()
+    assert "77 computed" in capsys.readouterr().out
+    assert features_as_written() == grown
+
+
+def test_other_weights_are_another_network(workspace, capsys):
+    workspace()
+    features.main()
+    net = stages.architectures.build_model("own", (18, 18, 1), 3)
+    net.get_layer("backbone").save_weights(WEIGHTS)
+    features.main()
+    assert capsys.readouterr().out.count("72 computed, 0 reused") == 2
+
+
+@pytest.mark.parametrize("name", ["features-00001.npz", "features.json"])
+def test_damaged_features_are_made_anew(workspace, capsys, name):
+    workspace()
+    features.main()
+    before = features_as_written()
+    damaged = bytearray(before[name])
+    damaged[len(damaged) // 2] ^= 255
+    (FEATURES / name).write_bytes(damaged)
+    features.main()
+    assert "reused" in capsys.readouterr().out
+    assert features_as_written() == before
+
+
+def test_a_run_that_failed_leaves_its_features_to_the_next(workspace, capsys):
+    workspace()
+    features.main()
+    expected = features_as_written()
+    key = json.loads(expected["features.json"])["key"]
+    shutil.rmtree(FEATURES)
+    in_the_way = shard_path(EMBEDDED_SO_FAR / key, 1)
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(OSError, match="irectory"):
+        features.main()
+    assert not FEATURES.exists()
+    in_the_way.rmdir()
+    capsys.readouterr()
+    features.main()
+    assert "36 computed, 36 reused" in capsys.readouterr().out
+    assert features_as_written() == expected
+    assert not EMBEDDED_SO_FAR.exists()
+
+
+def test_a_frozen_backbone_gives_one_ordinary_model(workspace, capsys):
+    folder = workspace()
+    features.main()
+    train.main()
+    assert "in cross-validation" in capsys.readouterr().out
+    model, info = load_model("models/model.keras")
+    net = stages.architectures.build_model("own", (18, 18, 1), 3, {}, str(WEIGHTS))
+    for ours, given in zip(
+        model.layers[1].get_layer("backbone").get_weights(),
+        net.get_layer("backbone").get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, given)
+    validation = load_image_set(PROCESSED, "data/splits/val.csv")
+    right = model(validation.images()).numpy().argmax(axis=1) == validation.labels
+    logged = json.loads((folder / "reports/train/metrics.json").read_text())
+    assert logged["val"]["accuracy"] == pytest.approx(right.mean())
+    assert right.mean() > 0.9
+    assert info.train["epochs"] == 0
+    assert (folder / "models/augmented.npy").exists()
+
+
+def test_a_frozen_job_gives_the_same_bytes_twice(workspace):
+    folders = []
+    for name in "ab":
+        folders.append(workspace(name))
+        features.main()
+        train.main()
+    assert outputs(folders[0]) == outputs(folders[1])
+
+
+def test_the_curve_tells_how_many_photos_are_enough(workspace):
+    folder = workspace()
+    features.main()
+    train.main()
+    rows = read_table(folder / "reports/train/learning_curve.csv").to_pylist()
+    assert [int(row["photos"]) for row in rows] == [1, 2, 5, 10, 13]
+    assert [int(row["images"]) for row in rows] == [3, 6, 15, 30, 38]
+    assert int(rows[-1]["right"]) > int(rows[0]["right"])
+    assert {row["judged"] for row in rows} == {"48"}
+
+
+def test_fine_tuning_is_kept_only_where_it_is_better_on_the_validation_images(workspace):
+    folder = workspace(
+        model=MODEL | {"backbone": "fine_tuned"},
+        train={"monitor": "val/loss", "optimizer": {"name": "sgd", "learning_rate": 50.0}},
+    )
+    features.main()
+    train.main()
+    assert read_info("models/model.keras").train["best_epoch"] == 0
+    frozen = workspace("frozen")
+    features.main()
+    train.main()
+    images = load_image_set(PROCESSED, "data/splits/val.csv").images()
+    models = [load_model(at / "models/model.keras")[0] for at in (folder, frozen)]
+    np.testing.assert_allclose(models[0](images), models[1](images), atol=1e-5)
+    gentle = {"monitor": "val/loss", "optimizer": {"name": "adam", "learning_rate": 0.003}}
+    set_parameters(frozen, model=MODEL | {"backbone": "fine_tuned"}, train=gentle)
+    features.main()
+    train.main()
+    assert read_info("models/model.keras").train["best_epoch"] > 0
+
+
+def test_features_of_another_network_are_refused(workspace):
+    workspace()
+    features.main()
+    net = stages.architectures.build_model("own", (18, 18, 1), 3)
+    net.get_layer("backbone").save_weights(WEIGHTS)
+    with pytest.raises(UserError, match="those of another network"):
+        train.main()
+
+
+def test_part_of_the_photos_needs_no_new_features(workspace):
+    workspace(train={"debug": {"data_fraction": 0.5}})
+    features.main()
+    train.main()
+    assert read_info("models/model.keras").train["images"] == 24
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"weights": None}, "would keep random weights"),
+        ({"name": "plain"}, "weights in a layer named backbone"),
+    ],
+)
+def test_what_cannot_be_frozen_is_said(workspace, model, said):
+    folder = workspace()
+    (folder / "params.yaml").write_text(json.dumps({"model": MODEL | model}))
+    with pytest.raises(UserError, match=said):
+        features.main()
+
+
+# The last layer
+
+
+def photos(labels, seed=0, width=30, weights=None, noise=1.0) -> Photos:
+    labels = np.asarray(labels)
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(labels.max() + 1, width))
+    seen = centres[labels][:, None] + noise * random.normal(size=(len(labels), 2, width))
+    weights = np.ones(labels.max() + 1) if weights is None else np.array(weights)
+    return Photos(seen.astype(np.float32), labels, np.arange(len(labels)), weights)
+
+
+def test_copies_are_in_one_fold_and_classes_in_equal_shares():
+    labels = np.repeat([0, 1], [40, 12])
+    copies = np.arange(52)
+    copies[[3, 7, 9]] = 3
+    found = folds(labels, copies, seed=1)
+    assert len(set(found[[3, 7, 9]])) == 1
+    for label, count in ((0, 40), (1, 12)):
+        shares = np.bincount(found[labels == label], minlength=FOLDS)
+        assert abs(shares - count / FOLDS).max() <= 3
+    assert (folds(labels, copies, seed=2) != found).any()
+
+
+def test_the_first_of_each_class_are_taken():
+    assert first_of_class(np.array([1, 0, 1, 1, 0]), 2).tolist() == [0, 1, 2, 4]
+
+
+def test_no_image_is_judged_by_a_layer_that_saw_it():
+    """Labels drawn by lot cannot be told on images that were held out."""
+    labels = np.random.default_rng(0).integers(0, 2, 200)
+    given = photos(np.zeros(200, int), width=300)
+    head = fit_head(Photos(given.features, labels, given.copies, np.ones(2)), 0)
+    assert abs((head.held_out.argmax(axis=1) == labels).mean() - 0.5) < 0.12
+    assert head.strength < 0.01
+
+
+def test_clear_classes_are_told_apart_and_probabilities_are_sound():
+    given = photos(np.arange(90) % 3)
+    head = fit_head(given, 0)
+    assert (head.held_out.argmax(axis=1) == given.labels).mean() > 0.95
+    np.testing.assert_allclose(head.held_out.sum(axis=1), 1, atol=1e-6)
+
+
+def test_one_output_says_the_same_as_two():
+    given = photos(np.arange(60) % 2)
+    layer = fit_head(given, 0).layer
+    kernel, bias = layer.weights(1)
+    logits = given.features[:, 0] @ kernel + bias
+    one = 1 / (1 + np.exp(-logits[:, 0].astype(np.float64)))
+    np.testing.assert_allclose(one, layer.probabilities(given.features[:, 0])[:, 1], atol=1e-5)
+
+
+def test_balanced_weights_find_more_of_a_rare_class():
+    labels = np.repeat([0, 1], [190, 10])
+    recalls = [
+        (fit_head(photos(labels, weights=weights, noise=4.0), 0).held_out[190:, 1] > 0.5).mean()
+        for weights in ([1, 1], [200 / 380, 200 / 20])
+    ]
+    assert recalls[1] > recalls[0]
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0, 1], [0, 1], [0, 0, 0, 0, 1, 1, 1, 1, 1, 2]])
+def test_few_photos_are_enough_for_a_layer(labels):
+    head = fit_head(photos(labels), 0)
+    assert np.isfinite(head.layer.kernel).all()
+    assert np.isfinite(head.held_out).all()
+    assert head.curve[-1].judged == len(labels)
