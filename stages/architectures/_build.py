@@ -20,6 +20,7 @@ import tensorflow as tf
 
 import stages.architectures
 from stages.errors import UserError
+from stages.parameters.model import NAMED_WEIGHTS
 
 AnyShape = tuple[int | None, int | None, int]  # height, width, channels
 
@@ -73,9 +74,13 @@ def build_model(
     takes_weights = "weights" in inspect.signature(build).parameters
     if takes_weights:
         arguments["weights"] = weights
-    elif weights == "imagenet":
-        raise UserError(f"model.weights: imagenet is for model.name: backbone; {name} has none")
-    if weights and weights != "imagenet":
+    if weights in NAMED_WEIGHTS:
+        if name != NAMED_WEIGHTS[weights]:
+            raise UserError(
+                f"model.weights: {weights} is for model.name: {NAMED_WEIGHTS[weights]}; "
+                f"{name} has no weights of that name"
+            )
+    elif weights:
         check_file(weights)
     problem = f"model {name} cannot be built for {_describe(shape)}"
     try:

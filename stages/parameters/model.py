@@ -8,10 +8,11 @@ from pydantic import BeforeValidator, Field, model_validator
 from stages.errors import UserError
 from stages.parameters.section import Section
 
-NAMED_WEIGHTS = ("bundled", "imagenet")  # all others are files
-
 LARGEST = 2**31  # number
 LONGEST = 1000  # list
+
+# Weights that go by a name, and the architecture that has them; all others are a file.
+NAMED_WEIGHTS = {"imagenet": "backbone", "bundled": "efficientnet_lite0"}
 
 
 def _plain(value: object, key: str = "") -> object:
@@ -51,7 +52,9 @@ class Model(Section):
 
     def check_weights(self, folder: Path) -> None:
         """Raise `UserError` for a weights file outside `folder`, the one that DVC watches."""
-        if self.weights in (None, *NAMED_WEIGHTS) or Path(self.weights).parent == folder:
+        if self.weights is None or self.weights in NAMED_WEIGHTS:
+            return
+        if Path(self.weights).parent == folder:
             return
         raise UserError(
             f"model.weights: {self.weights} is not in {folder}/, whose files DVC watches: copy it "
