@@ -11,7 +11,7 @@ import yaml
 from bench.measure import ROOT
 from stages.recipe import write_recipe
 
-STAGES = ("download", "preprocess", "split", "train", "evaluate")
+STAGES = ("download", "preprocess", "split", "features", "train", "evaluate")
 
 
 def recipe_settings(recipe: str) -> dict:

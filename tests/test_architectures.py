@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stages.architectures import _build, adapt_model, build_model, names, portable
+from stages.architectures import _build, adapt_model, build_model, folded, names, portable
 from stages.architectures._layers import FusedBatchNormalization, MatmulGradientConv2D
 from stages.architectures.backbone import _find, _preprocess, networks
 from stages.errors import UserError
@@ -22,6 +22,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
         ("binary_photo", (300, 300, 3), 1, 5_046_369),
         ("shallow", (200, 200, 3), 4, 10_250_788),
         ("residual", (32, 32, 3), 10, 2_782_154),
+        ("efficientnet_lite0", (224, 224, 3), 1000, 4_694_024),
     ],
 )
 def test_an_architecture_has_exactly_so_many_parameters(name, shape, outputs, parameters):
@@ -152,6 +153,35 @@ def test_a_users_own_architecture_is_one_new_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("name", "settings", "left"),
+    [
+        ("residual", {}, 0),
+        ("speednet", {}, None),
+        ("gap", {}, 0),
+        ("efficientnet_lite0", {}, 0),
+        ("backbone", {"network": "MobileNetV2"}, 0),
+        ("backbone", {"network": "ResNet50V2"}, None),
+    ],
+)
+def test_normalisations_folded_into_convolutions_change_nothing(name, settings, left):
+    model = portable(build_model(name, (32, 32, 3), 4, settings))
+    random = np.random.default_rng(0)
+    for weight in model.weights:  # statistics that are not those of a fresh net
+        if weight.path.split("/")[-1] in ("gamma", "moving_variance"):
+            weight.assign(random.uniform(0.5, 1.5, weight.shape))
+        elif weight.path.split("/")[-1] in ("beta", "moving_mean"):
+            weight.assign(random.normal(0, 0.1, weight.shape))
+    small = folded(model)
+    expected = model(IMAGES).numpy()
+    np.testing.assert_allclose(small(IMAGES), expected, atol=2e-4 * np.abs(expected).max())
+    kinds = [type(layer).__name__ for layer in small._flatten_layers()]
+    before = [type(layer).__name__ for layer in model._flatten_layers()]
+    if left is not None:
+        assert kinds.count("BatchNormalization") == left
+    assert kinds.count("BatchNormalization") <= before.count("BatchNormalization")
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"name": "convnett"}, "did you mean convnet?"),
@@ -179,6 +209,14 @@ def test_a_users_own_architecture_is_one_new_file(tmp_path, monkeypatch):
         ({"shape": (None, None, 1)}, "one size only; leave train.image_sizes empty"),
         ({"name": "backbone", "settings": {"network": "vgg16"}}, "did you mean VGG16?"),
         ({"weights": "imagenet"}, "model.weights: imagenet is for model.name: backbone"),
+        (
+            {"name": "backbone", "weights": "bundled"},
+            "model.weights: bundled is for model.name: efficientnet_lite0; backbone has no",
+        ),
+        (
+            {"name": "efficientnet_lite0", "weights": "imagenet"},
+            "imagenet is for model.name: backbone; efficientnet_lite0 has no weights of that name",
+        ),
         ({"weights": "nowhere.h5"}, "there is no file nowhere.h5"),
         ({"name": "backbone", "settings": {"network": "ResNet"}}, "not in keras.applications; did"),
     ],

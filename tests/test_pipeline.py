@@ -163,7 +163,7 @@ def test_without_dvc_the_stages_one_after_another_give_the_same_bytes(project, t
     copy(
         project, tmp_path, ("params.yaml", "dvc.yaml", "stages", "data/inbox", "models/pretrained")
     )
-    for stage in ("download", "preprocess", "split", "train", "evaluate", "plot"):
+    for stage in ("download", "preprocess", "split", "features", "train", "evaluate", "plot"):
         call(tmp_path, sys.executable, "-m", f"stages.{stage}")
     expected, made = outputs(project), outputs(tmp_path)
     assert {"models/model.keras", "data/raw/manifest.csv", "reports/report.html"} <= set(expected)

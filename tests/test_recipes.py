@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "recipes"
 RECIPES = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 OVERLAYS = sorted(set(RECIPES) - {"digits"})
-STAGES = ("download", "preprocess", "split", "train", "evaluate", "plot")
+STAGES = ("download", "preprocess", "split", "features", "train", "evaluate", "plot")
 
 DIGITS = [str(digit) for digit in range(10)]
 PHOTOS = ["cars", "elephants"]
@@ -168,10 +168,8 @@ def shrunk(name: str) -> dict:
     values["train"]["fine_tune"]["frozen_epochs"] = 0
     values["plot"] |= {"samples": 4, "mistakes": 4}
     values["evaluate"]["grad_cam"] = min(values["evaluate"]["grad_cam"], 2)
-    if values["model"]["weights"] == "imagenet":  # a download
-        values["model"]["weights"] = None
-        values["model"]["settings"]["network"] = "MobileNet"  # a third of the layers
-        values["preprocess"]["size"] = [32, 32]
+    if values["model"]["name"] == "efficientnet_lite0":  # takes images of any size
+        values["preprocess"]["size"] = [64, 64]
     return values
 
 

@@ -2,18 +2,19 @@
 
 import hashlib
 import json
+import os
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from stages.architectures import build_model, portable
+from stages.architectures import build_model, folded, portable
 from stages.errors import UserError
 from stages.parameters.model import Model
 
 # Always so many images at a time, the last ones filled up: TensorFlow's libraries choose how to
 # compute by the size of a batch, and an image's features must not depend on its neighbours.
-BATCH = 32
+BATCH = 16
 
 
 class Backbone:
@@ -28,10 +29,10 @@ class Backbone:
         model = portable(build_model(settings.name, shape, 1, settings.settings, settings.weights))
         part = frozen_part(model)
         self.key, self.width = identity(part), part.output_shape[-1]
-        self._shape = (BATCH, *shape)
+        fast, self._shape = folded(part), (BATCH, *shape)
         signature = [tf.TensorSpec(self._shape, tf.uint8)]
         self._forward = tf.function(
-            lambda images: part(tf.cast(images, tf.float32), training=False), signature
+            lambda images: fast(tf.cast(images, tf.float32), training=False), signature
         )
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -57,8 +58,9 @@ def frozen_part(net: keras.Model) -> keras.Model:
 
 
 def identity(part: keras.Model) -> str:
-    """A digest of the layers and weights of a `frozen_part`, in hex, with TensorFlow's version."""
-    digest = hashlib.sha256(tf.__version__.encode())
+    """A digest in hex of the layers and weights of a `frozen_part`, and of what computes it."""
+    library = f"{tf.__version__} {os.environ.get('TF_ENABLE_ONEDNN_OPTS')}"
+    digest = hashlib.sha256(library.encode())
     digest.update(json.dumps(part.get_config(), sort_keys=True).encode())
     for weight in part.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())

@@ -138,7 +138,10 @@ class Job:
         self.images = self._training_images()
         self.head: Head | None = None
         self.start = None if settings.model.backbone == "trained" else self._fit_head(features)
-        self.augmentation = Augmentation(settings.augment, dataset.shape)
+        augment = settings.augment
+        if self.frozen:  # an image and its mirror image are all that the last layer learns from
+            augment = Augment(horizontal_flip=augment.horizontal_flip)
+        self.augmentation = Augmentation(augment, dataset.shape)
         if not self.frozen:
             self._check_memory()
             self.learner = self._learner()
@@ -336,8 +339,8 @@ class Job:
             raise UserError(
                 f"train.fine_tune.frozen_epochs = {settings.fine_tune.frozen_epochs} with "
                 "model.weights: null would freeze a backbone of random weights, from which nothing "
-                "can be learnt; set model.weights (imagenet, or a file), or frozen_epochs: 0 to "
-                "train it from scratch"
+                "can be learnt; set model.weights (bundled, imagenet, or a file), or "
+                "frozen_epochs: 0 to train it from scratch"
             )
         varied = self.augmentation.active and not settings.debug.overfit_batch
         augment = self.augmentation if varied else None
