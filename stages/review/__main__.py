@@ -5,30 +5,27 @@ and images.csv: every test image whose outcome changed.
 """
 
 import argparse
-import filecmp
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from matplotlib.ticker import MaxNLocator
 
 from stages.errors import UserError, run
-from stages.figures.pictures import confusion_matrix
+from stages.figures.pictures import image_grid
 from stages.figures.style import BLUE, ORANGE, figure, save_png
-from stages.files import METRICS, PLOTS, REVIEW, SCORES, SPLITS
-from stages.metrics.scores import confusion_counts
+from stages.files import METRICS, PROCESSED, REVIEW, SCORES, SPLITS
 from stages.review import revision
-from stages.review.changes import Pairing, count_changes, pair, paired_test
-from stages.review.comment import Picture, Review, code, write_comment
-from stages.review.revision import IN_GIT, Revision, read_revision
+from stages.review.changes import Pairing, compare_images, pair, paired_test
+from stages.review.comment import BROKEN, EPOCHS, Review, write_comment
+from stages.review.revision import IN_GIT, Revision, read_pixels, read_revision
 from stages.store.names import cell, path_cell, printable
 from stages.store.outputs import outputs_of
 from stages.store.tables import write_table
 
 HERE = Path(".")
+THUMBNAILS = 24  # broken images that are shown
+COLUMNS = 6
 
 
 def main() -> None:
@@ -39,11 +36,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         revision.extract(commit, IN_GIT, folder)
-        lacking = revision.extract_from_cache(commit, [str(SPLITS), str(PLOTS)], folder)
-        for path, reason in lacking.items():
-            print(
-                printable(f"{path} of {arguments.base} is not to be had: {reason}"), file=sys.stderr
-            )
+        try:
+            revision.extract_from_cache(commit, SPLITS, folder)
+        except Exception as error:  # each kind of remote raises its own, and all mean the same
+            _not_to_be_had(f"{SPLITS} of {arguments.base}", error)
         base, head = read_revision(folder, arguments.base), read_revision(HERE, "this change")
         if "accuracy" not in head.test:
             raise UserError(f"{SCORES} has no test accuracy; make it anew: dvc repro evaluate")
@@ -53,10 +49,18 @@ def main() -> None:
         review.moved_on = revision.merge_base(commit) not in (None, commit)
         with outputs_of("review") as outputs:
             output = outputs.directory(REVIEW)
-            add_pictures(review, output / "images")
+            (output / "images").mkdir()
+            if review.pairing and draw_broken(review.pairing, output / BROKEN, folder):
+                review.pictures.append(BROKEN)
+            if not review.same_model and draw_epochs(base, head, output / EPOCHS):
+                review.pictures.append(EPOCHS)
             (output / "review.md").write_text(write_comment(review), encoding="utf-8")
             write_outcomes(review.pairing, output / "images.csv")
     print(f"review against {arguments.base}: {REVIEW / 'review.md'}")
+
+
+def _not_to_be_had(what: str, error: Exception) -> None:
+    print(printable(f"{what} is not to be had: {error}"), file=sys.stderr)
 
 
 def _arguments() -> argparse.Namespace:
@@ -73,50 +77,30 @@ def compare(base: Revision, head: Revision) -> Review:
         if len(pairing.table):
             review.test = paired_test(len(pairing.table), len(pairing.fixed), len(pairing.broken))
     if base.images is not None and head.images is not None:
-        review.counts = count_changes(base.images, head.images)
+        review.images = compare_images(base.images, head.images)
     return review
 
 
-def add_pictures(review: Review, folder: Path) -> None:
-    """Put into `folder` what can be shown side by side, and note what cannot.
+def draw_broken(pairing: Pairing, path: Path, folder: Path) -> bool:
+    """The broken images that head is surest of. False without any, or without their pixels.
 
-    The plots that the DVC cache keeps, if it has those of both sides; else what can be drawn
-    from the results in git.
+    `folder` is for temporary files.
     """
-    base, head = review.base, review.head
-    folder.mkdir()
-    if draw_epochs(base, head, folder / "epochs.png"):
-        review.pictures.append(Picture("Learning curves", f"{folder.name}/epochs.png"))
-    if base.plots and head.plots:
-        _copy_plots(review, folder)
-        return
-    if review.pairing:
-        classes = sorted({*base.classes(), *head.classes()})
-        names = [f"{side}-confusion.png" for side in ("base", "here")]
-        for name, revision in zip(names, (base, head), strict=True):
-            draw_confusion(revision.predictions, classes, folder / name)
-        review.pictures.append(Picture("confusion", *(f"{folder.name}/{n}" for n in names)))
-    lacking = " and ".join(code(side.name) for side in (base, head) if not side.plots)
-    review.notes.append(
-        f"The other plots cannot be shown side by side: those of {lacking} (reports/plots) are "
-        "not in the DVC cache here; <code>dvc pull</code> fetches them where a remote has them."
-    )
-
-
-def _copy_plots(review: Review, folder: Path) -> None:
-    """Both sides of each plot that changed."""
-    base, head = review.base.plots, review.head.plots
-    same = []
-    for name in sorted(base.keys() & head.keys()):
-        if filecmp.cmp(base[name], head[name], shallow=False):
-            same.append(name)
-            continue
-        copies = [f"{side}-{name}.png" for side in ("base", "here")]
-        for copy, plots in zip(copies, (base, head), strict=True):
-            shutil.copyfile(plots[name], folder / copy)
-        review.pictures.append(Picture(name, *(f"{folder.name}/{copy}" for copy in copies)))
-    if same:
-        review.notes.append("Unchanged plots: " + ", ".join(code(name) for name in same) + ".")
+    rows = pairing.broken.slice(0, THUMBNAILS)
+    if not len(rows):
+        return False
+    try:
+        images = read_pixels(rows["id"], folder)
+    except Exception as error:  # as for every remote
+        _not_to_be_had(f"{PROCESSED} with the broken images", error)
+        return False
+    captions = [
+        [f"is {row['actual']}", f"said {row['head']}", f"{100 * row['head_confidence']:.1f} % sure"]
+        for row in rows.to_pylist()
+    ]
+    title = f"Broken: right before, wrong now ({len(rows)} of {len(pairing.broken)})"
+    save_png(image_grid(images, captions, min(COLUMNS, len(images)), title, highlight=1), path)
+    return True
 
 
 def draw_epochs(base: Revision, head: Revision, path: Path) -> bool:
@@ -144,16 +128,6 @@ def draw_epochs(base: Revision, head: Revision, path: Path) -> bool:
     panels[0].legend(fontsize=8)
     save_png(drawn, path)
     return True
-
-
-def draw_confusion(predictions: pa.Table, classes: list[str], path: Path) -> None:
-    """The confusion matrix of one side's predictions."""
-    names = pa.array(classes, pa.string())
-    actual, predicted = (
-        pc.index_in(predictions[name], names).to_numpy() for name in ("actual", "predicted")
-    )
-    counts = confusion_counts(actual, predicted, len(classes))
-    save_png(confusion_matrix(counts, classes), path)
 
 
 def write_outcomes(pairing: Pairing | None, path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -106,39 +106,41 @@ def changes(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[Change]:
     return [pair for pair in pairs if pair.base != pair.head]
 
 
-@dataclass(frozen=True)
-class ClassCount:
-    """Images of one class on both sides, and how many came and went.
+class ImageChanges(NamedTuple):
+    """How many images of the data differ, told apart by id.
 
-    A relabelled image goes from one class and comes to another.
+    `added` and `removed` by class; `relabelled` by (class in base, class in head); `moved` by
+    (side of the split in base, side in head).
     """
 
-    label: str
-    base: int
-    head: int
-    added: int
-    removed: int
+    added: Counter[str]
+    removed: Counter[str]
+    relabelled: Counter[tuple[str, str]]
+    moved: Counter[tuple[str, str]]
 
 
-def count_changes(base: pa.Table, head: pa.Table) -> list[ClassCount]:
-    """Per class, the images of `head` that `base` lacks and the other way round.
+def compare_images(base: pa.Table, head: pa.Table) -> ImageChanges:
+    """Both tables have the columns id, label and side, one row an image."""
+    here = ["id", "label_here", "side_here"]
+    both = base.join(head.rename_columns(here), "id", join_type="full outer")
+    label, label_here, side, side_here = (
+        both[name] for name in ("label", "label_here", "side", "side_here")
+    )
+    # A comparison with null is null, which no filter lets through.
+    return ImageChanges(
+        added=tally(both.filter(pc.is_null(label)), "label_here"),
+        removed=tally(both.filter(pc.is_null(label_here)), "label"),
+        relabelled=tally(both.filter(pc.not_equal(label, label_here)), "label", "label_here"),
+        moved=tally(both.filter(pc.not_equal(side, side_here)), "side", "side_here"),
+    )
 
-    Both tables have the columns id and label, one row an image. Classes without a change are
-    left out; the rest are sorted by name.
-    """
-    keys = ["id", "label"]
-    added = _per_label(head.join(base, keys, join_type="left anti"))
-    removed = _per_label(base.join(head, keys, join_type="left anti"))
-    of_base, of_head = _per_label(base), _per_label(head)
-    return [
-        ClassCount(label, of_base[label], of_head[label], added[label], removed[label])
-        for label in sorted(added.keys() | removed.keys())
-    ]
 
-
-def _per_label(images: pa.Table) -> Counter:
-    counts = images.group_by("label").aggregate([([], "count_all")])
-    return Counter(dict(zip(*(counts[c].to_pylist() for c in ("label", "count_all")), strict=True)))
+def tally(rows: pa.Table, *columns: str) -> Counter:
+    """How often each value of the column occurs, or each tuple of values of several."""
+    groups = rows.group_by(list(columns)).aggregate([([], "count_all")])
+    values = [groups[column].to_pylist() for column in columns]
+    keys = values[0] if len(columns) == 1 else zip(*values, strict=True)
+    return Counter(dict(zip(keys, groups["count_all"].to_pylist(), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -158,26 +160,26 @@ class Pairing:
     def same_test_set(self) -> bool:
         return not (self.only_base or self.only_head or self.relabelled)
 
-    def _outcome(self, base_right: bool, head_right: bool) -> pa.Table:
-        actual = self.table["actual"]
-        base, head = (pc.equal(self.table[side], actual) for side in ("base", "head"))
-        base = base if base_right else pc.invert(base)
-        head = head if head_right else pc.invert(head)
-        return self.table.filter(pc.and_(base, head))
+    @property
+    def broken(self) -> pa.Table:
+        """Rows that base has right and head wrong, those that head is surest of first."""
+        return self._changed("base", "head")
 
     @property
     def fixed(self) -> pa.Table:
-        """Rows that base has wrong and head right."""
-        return self._outcome(base_right=False, head_right=True)
-
-    @property
-    def broken(self) -> pa.Table:
-        """Rows that base has right and head wrong."""
-        return self._outcome(base_right=True, head_right=False)
+        """Rows that base has wrong and head right, those that base was surest of first."""
+        return self._changed("head", "base")
 
     def accuracy(self, side: str) -> float:
         """Share of the paired images that `side` ("base" or "head") has right."""
-        return pc.mean(pc.equal(self.table[side], self.table["actual"])).as_py()
+        return pc.mean(self._right(side)).as_py()
+
+    def _right(self, side: str) -> pa.ChunkedArray:
+        return pc.equal(self.table[side], self.table["actual"])
+
+    def _changed(self, right: str, wrong: str) -> pa.Table:
+        rows = self.table.filter(pc.and_not(self._right(right), self._right(wrong)))
+        return rows.sort_by([(f"{wrong}_confidence", "descending"), ("path", "ascending")])
 
 
 def pair(base: pa.Table, head: pa.Table) -> Pairing:

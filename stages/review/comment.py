@@ -1,65 +1,62 @@
 """The Markdown comment. Text from files (classes, paths, values) is escaped."""
 
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
 from stages.metrics.scores import Scores, base_rate_warning
-from stages.review.changes import Change, ClassCount, PairedTest, Pairing, changes
+from stages.review.changes import Change, ImageChanges, PairedTest, Pairing, changes, tally
 from stages.review.revision import Revision
 from stages.store.names import flatten, markdown
 
 # The first line; finds the comment again when a later push updates it.
 MARKER = "<!-- image classification review -->"
-ROWS = 20  # of a table, at most; keeps the comment below GitHub's 65,536 characters
-OPEN_PICTURES = ("Learning curves", "confusion_actual", "confusion")  # the others are folded
-HEADLINE = ("accuracy", "loss", "top", "f1_macro", "balanced_accuracy", "roc_auc")
-MINUS = "\N{MINUS SIGN}"
-LOWER_IS_BETTER = ("loss", "brier", "calibration_error", "ece")
-HIGHER_IS_BETTER = ("accuracy", "top", "f1", "precision", "recall", "roc_auc")
-
-
-class Picture(NamedTuple):
-    """Links to the pictures of both sides; `head` is None where one picture shows both."""
-
-    caption: str
-    base: str
-    head: str | None = None
+ROWS = 10  # of a table or list, at most: the comment is read, reports/review/images.csv is searched
+FEW = 5  # items of a list within a sentence
+LOWER_IS_BETTER = ("loss", "brier", "ece")
+NO_SCORES = ("count", "base_rate")  # they tell of the images, not of the model
+BROKEN, EPOCHS = "images/broken.png", "images/epochs.png"  # beside the comment
 
 
 @dataclass
 class Review:
-    """All that the comment tells. None stands for what could not be compared."""
+    """All that the comment tells. None stands for what could not be compared.
+
+    `pictures` are those drawn, of `BROKEN` and `EPOCHS`.
+    """
 
     base: Revision
     head: Revision
     pairing: Pairing | None = None
     test: PairedTest | None = None
-    counts: list[ClassCount] | None = None
+    images: ImageChanges | None = None
     code: list[str] = field(default_factory=list)
     stale: dict[str, list[str]] = field(default_factory=dict)
     moved_on: bool = False
-    pictures: list[Picture] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # on pictures that cannot be shown
+    pictures: list[str] = field(default_factory=list)
+
+    @property
+    def same_model(self) -> bool:
+        return self.head.model is not None and self.base.model == self.head.model
 
 
 def write_comment(review: Review) -> str:
-    """The whole comment, ending in a newline."""
+    """The whole comment, ending in a newline; what is decided by comes first."""
     sections = [
         MARKER,
-        _headline(review),
-        _warnings(review),
-        _chance(review),
+        _verdict(review),
+        *_warnings(review),
         _metrics(review),
-        _settings(review),
-        _data(review),
-        _classes(review),
-        _images(review),
-        _pictures(review),
-        _times(review),
+        _changes(review),
+        *_outcomes(review),
+        _training(review),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+# Text
 
 
 def code(value: object) -> str:
@@ -70,17 +67,37 @@ def code(value: object) -> str:
     return f"<code>{markdown(value)}</code>"
 
 
-def table(header: list[str], rows: list[list[str]], what: str = "rows", most: int = ROWS) -> str:
-    """A Markdown table of at most `most` rows, and a line that counts the others."""
+def table(header: list[str], rows: list[list[str]], more: str) -> str:
+    """A Markdown table of at most `ROWS` rows, and a line that counts the others."""
     lines = ["| " + " | ".join(header) + " |", "| --- " + "| ---: " * (len(header) - 1) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows[:most]]
-    if len(rows) > most:
-        lines += ["", f"... and {len(rows) - most:,} more {what}."]
+    lines += ["| " + " | ".join(row) + " |" for row in rows[:ROWS]]
+    if len(rows) > ROWS:
+        lines += ["", f"... and {len(rows) - ROWS:,} more {more}."]
     return "\n".join(lines)
 
 
-def details(summary: str, body: str) -> str:
-    return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
+def details(summary: str, *parts: str) -> str:
+    return "\n\n".join([f"<details><summary>{summary}</summary>", *parts, "</details>"])
+
+
+def picture(path: str, alt: str) -> str:
+    return f'<img src="{path}" width="800" alt="{alt}">'
+
+
+def listed(items: list[str], most: int = FEW) -> str:
+    more = [f"{len(items) - most:,} more"] if len(items) > most else []
+    return ", ".join(items[:most] + more)
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def most_common(counts: Counter) -> str:
+    """`"cat ×3, dog ×1"`, or of pairs `"cat → dog ×3"`: the commonest first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    names = [(" → ".join(key) if isinstance(key, tuple) else key, count) for key, count in ordered]
+    return listed([f"{markdown(name)} ×{count:,}" for name, count in names])
 
 
 def percent(share: float) -> str:
@@ -88,66 +105,88 @@ def percent(share: float) -> str:
 
 
 def points(difference: float) -> str:
-    return f"{100 * difference:+.2f}".replace("-", MINUS)
+    return f"{100 * difference:+.2f}".replace("-", "−")
 
 
 def number(value: object) -> str:
-    """A score, or a setting."""
-    if isinstance(value, bool) or value is None:
-        return {None: "", True: "true", False: "false"}[value]
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}"
-    return code(value)
+    if not isinstance(value, int | float):
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _name(side: Revision) -> str:
     return code(side.name)
 
 
-def _headline(review: Review) -> str:
+# Verdict
+
+
+def _verdict(review: Review) -> str:
     base, head = review.base.test, review.head.test
-    here = f"{percent(head['accuracy'])}{_interval(head)}"
+    here, pairing, test = percent(head["accuracy"]), review.pairing, review.test
     if "accuracy" not in base:
         return (
             f"## Test accuracy {here}\n\n{_name(review.base)} has no results to compare with: "
             "its commit holds no reports/scores.json."
         )
-    lines = [
-        f"## Test accuracy {percent(base['accuracy'])} → {percent(head['accuracy'])}"
-        f" ({points(head['accuracy'] - base['accuracy'])} points){_verdict(review)}",
-        f"{_name(review.base)}: {percent(base['accuracy'])}{_interval(base)}. Here: {here}.",
+    title = f"## Test accuracy {percent(base['accuracy'])} → {here}"
+    difference = f"({points(head['accuracy'] - base['accuracy'])} points)"
+    if pairing is None:
+        return f"{title} {difference}\n\nWithout predictions of both sides it cannot be judged."
+    model = "The model is byte-identical. " if review.same_model else ""
+    if not pairing.same_test_set:
+        return f"{title}, on different test images\n\n{model}{_of_common_images(pairing, test)}"
+    if test is None or not (test.fixed or test.broken):
+        return f"## Test accuracy {here}: the same outcome on every image\n\n{model}".rstrip()
+    return f"{title} {difference}: {_conclusion(test)}\n\n{model}{_evidence(test)}"
+
+
+def _of_common_images(pairing: Pairing, test: PairedTest | None) -> str:
+    parts = [
+        (pairing.only_base, "left the test set"),
+        (pairing.only_head, "joined it"),
+        (pairing.relabelled, "with a corrected label"),
     ]
-    return "\n\n".join(lines)
+    why = ", ".join(f"{count:,} {what}" for count, what in parts if count)
+    if test is None:
+        return f"No test image is common to both ({why}), so nothing can be said."
+    accuracies = " → ".join(percent(pairing.accuracy(side)) for side in ("base", "head"))
+    return (
+        f"Judged on the {counted(test.count, 'test image')} common to both ({why}): {accuracies}, "
+        f"**{_conclusion(test)}**. {_evidence(test)}"
+    )
 
 
-def _interval(figures: Scores) -> str:
-    """How sure the accuracy is, as evaluate wrote it."""
-    if not {"accuracy_low", "accuracy_high", "count"} <= figures.keys():
+def _conclusion(test: PairedTest) -> str:
+    if not test.fixed and not test.broken:
+        return "the same outcome on every image"
+    if not test.significant:
+        return "cannot be told from chance"
+    return "better" if test.difference > 0 else "worse"
+
+
+def _evidence(test: PairedTest) -> str:
+    """What the conclusion rests on."""
+    if not test.fixed and not test.broken:
         return ""
-    low, high = 100 * figures["accuracy_low"], 100 * figures["accuracy_high"]
-    return f" (95 % interval {low:.2f} to {high:.2f} %, {figures['count']:,} images)"
+    p_value = f"p = {test.p_value:.3f}" if test.p_value >= 0.001 else "p < 0.001"
+    caveat = (
+        "This is about these two trained models: another seed moves accuracy too."
+        if test.significant
+        else "A real change of this size would need more test images to show."
+    )
+    return (
+        f"{test.broken:,} broken, {test.fixed:,} fixed of {counted(test.count, 'image')}: exact "
+        f"McNemar test {p_value}, 95 % interval of the change {points(test.low)} to "
+        f"{points(test.high)} points. {caveat}"
+    )
 
 
-def _verdict(review: Review) -> str:
-    if review.test is None or review.pairing is None:
-        return ""
-    if not review.pairing.same_test_set:
-        return ", on different test images"
-    if not review.test.fixed and not review.test.broken:
-        return ": the same outcome on every image"
-    if not review.test.significant:
-        return ": no more than chance"
-    return ": better" if review.test.difference > 0 else ": worse"
-
-
-def _warnings(review: Review) -> str:
+def _warnings(review: Review) -> list[str]:
     lines = []
     if review.stale:
         what = "; ".join(
-            f"{code(stage)} ({', '.join(code(name) for name in names[:5])}"
-            f"{', ...' if len(names) > 5 else ''})"
+            f"{code(stage)} ({listed([code(name) for name in names])})"
             for stage, names in review.stale.items()
         )
         lines.append(
@@ -161,103 +200,37 @@ def _warnings(review: Review) -> str:
         )
     if warning := base_rate_warning(review.head.test):
         lines.append(f"> [!WARNING]\n> {warning}")
-    return "\n\n".join(lines)
-
-
-def _chance(review: Review) -> str:
-    pairing, test = review.pairing, review.test
-    if pairing is None:
-        return ""
-    title = "### Is the change more than chance?"
-    lines = [title]
-    if not pairing.same_test_set:
-        parts = [
-            (pairing.only_base, f"only in {_name(review.base)}'s"),
-            (pairing.only_head, "only here"),
-            (pairing.relabelled, "in both with different labels"),
-        ]
-        what = ", ".join(f"{count:,} {where}" for count, where in parts if count)
-        lines.append(
-            f"**The test sets differ**: {len(pairing.table):,} images are common ({what}), so the "
-            "accuracies above are not of the same images. What follows compares the common ones."
-        )
-    if test is None:
-        lines.append("There is no common test image, so nothing can be said.")
-        return "\n\n".join(lines)
-    if not pairing.same_test_set:
-        lines.append(
-            f"Accuracy on the common images: {percent(pairing.accuracy('base'))} → "
-            f"{percent(pairing.accuracy('head'))} ({points(test.difference)} points)."
-        )
-    base_right = round(pairing.accuracy("base") * test.count)
-    both_right, both_wrong = base_right - test.broken, test.count - base_right - test.fixed
-    lines.append(
-        table(
-            [f"{test.count:,} test images in common", "here right", "here wrong"],
-            [
-                [f"{_name(review.base)} right", f"{both_right:,}", f"{test.broken:,} broken"],
-                [f"{_name(review.base)} wrong", f"{test.fixed:,} fixed", f"{both_wrong:,}"],
-            ],
-        )
-    )
-    lines.append(_conclusion(test))
-    return "\n\n".join(lines)
-
-
-def _conclusion(test: PairedTest) -> str:
-    if not test.fixed and not test.broken:
-        return "No image changed its outcome: there is no change to judge."
-    p_value = f"p = {test.p_value:.3f}" if test.p_value >= 0.001 else "p < 0.001"
-    figures = (
-        f"exact McNemar test {p_value}; paired bootstrap 95 % interval of the change "
-        f"{points(test.low)} to {points(test.high)} points"
-    )
-    if test.significant:
-        verdict = "**Yes, more than chance**"
-        caveat = (
-            "This is about these two trained models. Training again with another seed moves "
-            "accuracy too; only repeated runs can show how much."
-        )
-    else:
-        verdict = "**No: chance alone explains it**"
-        caveat = "A real change of this size would need more test images to show."
-    return f"{verdict}: {figures}. {caveat}"
+    return lines
 
 
 def _metrics(review: Review) -> str:
-    base, head = review.base.scores, review.head.scores
-    if not base:
-        rows = [[code(key), number(value)] for key, value in flatten(head).items()]
-        return "### Metrics\n\n" + table(["metric", "here"], rows)
-    changed = changes(base, head)
-    if not changed:
-        return "### Metrics\n\nNo metric changed."
-    main: list[list[str]] = []
-    rest: list[list[str]] = []
-    for change in changed:
-        (main if _is_headline(change.key) else rest).append(_metric_row(change))
-    header = ["metric", _name(review.base), "here", "change"]
-    parts = ["### Metrics"]
-    if main:
-        parts.append(table(header, main, "metrics"))
-    if rest:
-        summary = f"Other metrics that changed: {len(rest):,}"
-        parts.append(details(summary, table(header, rest, "metrics", most=100)))
-    return "\n\n".join(parts)
+    """The headline that changed. Accuracy alone is judged, above: the others have no test."""
+    base, head = flatten(review.base.scores), flatten(review.head.scores)
+    rows = []
+    for key in review.head.headline:
+        change = Change(key, base.get(key), head.get(key))
+        if change.base == change.head or key.endswith(NO_SCORES):
+            continue
+        cells = [number(change.base), number(change.head)]
+        if key == "test.accuracy":
+            cells = [
+                c + _interval(s.test)
+                for c, s in zip(cells, (review.base, review.head), strict=True)
+            ]
+        name = code(key) + (" (less is better)" if key.endswith(LOWER_IS_BETTER) else "")
+        rows.append([name, *cells, _signed(change)])
+    if not rows:
+        return ""
+    own = review.pairing and not review.pairing.same_test_set
+    title = "metric, on the test images of each" if own else "metric"
+    return table([title, _name(review.base), "here", "change"], rows, "metrics")
 
 
-def _is_headline(key: str) -> bool:
-    group, _, name = key.partition(".")
-    if name in ("accuracy_low", "accuracy_high"):
-        return False
-    return group != "val" and any(name.startswith(start) for start in (*HEADLINE, "parameters"))
-
-
-def _metric_row(change: Change) -> list[str]:
-    row = [code(change.key), number(change.base), number(change.head)]
-    if change.difference is None:
-        return [*row, ""]
-    return [*row, _signed(change) + _direction(change.key, change.difference)]
+def _interval(figures: Scores) -> str:
+    """How sure the accuracy is, as evaluate wrote it."""
+    if not {"accuracy_low", "accuracy_high"} <= figures.keys():
+        return ""
+    return f" ({figures['accuracy_low']:.4f} to {figures['accuracy_high']:.4f})"
 
 
 def _signed(change: Change) -> str:
@@ -266,35 +239,29 @@ def _signed(change: Change) -> str:
     if difference is None:
         return ""
     signed = f"{difference:+,}" if isinstance(difference, int) else f"{difference:+.4f}"
-    return signed.replace("-", MINUS)
+    return signed.replace("-", "−")
 
 
-def _direction(key: str, difference: float) -> str:
-    name = key.rpartition(".")[2]
-    if any(word in name for word in LOWER_IS_BETTER):
-        difference = -difference
-    elif not any(word in name for word in HIGHER_IS_BETTER):
-        return ""
-    return " better" if difference > 0 else " worse"
+# What changed, and what came of it
 
 
-def _settings(review: Review) -> str:
-    parts = ["### Settings and code"]
-    changed = changes(review.base.parameters, review.head.parameters)
-    if changed:
-        rows = [
-            [code(change.key), _setting(change.base), _setting(change.head)] for change in changed
-        ]
-        parts.append(table(["setting", _name(review.base), "here"], rows, "settings"))
-    else:
-        parts.append("No setting changed.")
-    if review.code:
-        files = ", ".join(code(name) for name in review.code[:ROWS])
-        more = f" and {len(review.code) - ROWS:,} more" if len(review.code) > ROWS else ""
-        parts.append(f"Pipeline code changed: {files}{more}.")
-    else:
-        parts.append("No pipeline code changed.")
-    return "\n\n".join(parts)
+def _changes(review: Review) -> str:
+    lines = [f"- Data: {_data(review)}."]
+    base, head = review.base.issues, review.head.issues
+    if base is not None and head is not None and base != head:
+        counts = [Change(kind, base.get(kind, 0), head.get(kind, 0)) for kind in {**head, **base}]
+        what = [f"{markdown(c.key)} {c.base:,} → {c.head:,}" for c in counts if c.base != c.head]
+        lines.append(f"- Data issues: {listed(what, ROWS)}.")
+    settings = changes(review.base.parameters, review.head.parameters)
+    lines += [
+        f"- {code(change.key)}: {_setting(change.base)} → {_setting(change.head)}"
+        for change in settings[:ROWS]
+    ]
+    if len(settings) > ROWS:
+        lines.append(f"- {len(settings) - ROWS:,} more settings: <code>dvc params diff</code>")
+    lines += [] if settings else ["- Settings: none changed."]
+    lines.append(f"- Code: {listed([code(name) for name in review.code], ROWS) or 'none changed'}.")
+    return "\n".join(["### What changed", "", *lines])
 
 
 def _setting(value: object) -> str:
@@ -307,44 +274,40 @@ def _setting(value: object) -> str:
 
 
 def _data(review: Review) -> str:
-    title = "### Data"
-    if review.counts is not None:
-        if not review.counts:
-            return f"{title}\n\nThe same images with the same labels."
-        added = sum(count.added for count in review.counts)
-        removed = sum(count.removed for count in review.counts)
-        rows = [
-            [
-                markdown(count.label),
-                f"{count.base:,}",
-                f"{count.head:,}",
-                f"+{count.added:,}" if count.added else "0",
-                f"{MINUS}{count.removed:,}" if count.removed else "0",
-            ]
-            for count in sorted(review.counts, key=lambda c: (-c.added - c.removed, c.label))
-        ]
-        header = ["class", _name(review.base), "here", "added", "removed"]
-        return (
-            f"{title}\n\nImages added: {added:,}; removed: {removed:,} "
-            f"(a relabelled image is both).\n\n{table(header, rows, 'classes')}"
-        )
-    base, head = (_totals(side.data) for side in (review.base, review.head))
-    if not base or not head:
-        side = _name(review.head if base else review.base)
-        return f"{title}\n\n{side} has no reports/data.json to compare with."
-    changed = changes(base, head)
-    said = "The lists of images (data/splits) are not in the DVC cache here, so only totals compare"
-    if not changed:
-        return f"{title}\n\n{said}: the same number of images of every class."
-    rows = [
-        [markdown(change.key), number(change.base), number(change.head), _signed(change)]
-        for change in changed
+    if review.images is None:
+        return _totals(review)
+    added, removed, relabelled, moved = review.images
+    parts: list[tuple[Counter, str, str]] = [
+        (relabelled, "label", "corrected"),
+        (removed, "image", "removed"),
+        (added, "image", "added"),
+        (moved, "image", "moved to another side of the split"),
     ]
-    header = ["class", _name(review.base), "here", "change"]
-    return f"{title}\n\n{said}.\n\n{table(header, rows, 'classes')}"
+    said = [
+        f"{counted(counts.total(), what)} {change} ({most_common(counts)})"
+        for counts, what, change in parts
+        if counts
+    ]
+    return ", ".join(said) or "the same images, labels and sides"
 
 
-def _totals(data: dict[str, Any]) -> dict[str, int]:
+def _totals(review: Review) -> str:
+    """All that can be said without the lists of images, which the DVC cache has."""
+    base, head = (_class_totals(side.data) for side in (review.base, review.head))
+    if not base or not head:
+        side = review.head if base else review.base
+        return f"{_name(side)} has no reports/data.json to compare with"
+    changed = [
+        f"{markdown(change.key)}: {number(change.base) or 0} → {number(change.head) or 0}"
+        for change in changes(base, head)
+    ]
+    return (
+        "only totals compare, as the lists of images (data/splits) are not in the DVC cache here: "
+        + (listed(changed, ROWS) or "the same number of images of every class")
+    )
+
+
+def _class_totals(data: dict[str, Any]) -> dict[str, int]:
     """Images of each class on all sides of the split, from reports/data.json."""
     return {
         name: sum(count for side, count in counts.items() if side != "bytes")
@@ -352,106 +315,60 @@ def _totals(data: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def _classes(review: Review) -> str:
-    base, head = review.base.class_scores, review.head.class_scores
-    if not base or not head:
-        return ""
-    gone, new = sorted(base.keys() - head.keys()), sorted(head.keys() - base.keys())
-    lines = ["### Classes"]
-    for names, what in ((new, "New"), (gone, "Gone")):
-        if names:
-            more = f" and {len(names) - ROWS:,} more" if len(names) > ROWS else ""
-            lines.append(f"{what}: {', '.join(markdown(name) for name in names[:ROWS])}{more}.")
-    both = [name for name in head if name in base and base[name].f1 != head[name].f1]
-    both.sort(key=lambda name: (-abs(head[name].f1 - base[name].f1), name))
+def _outcomes(review: Review) -> list[str]:
+    """Which images broke or were fixed: by class, as pictures, by path."""
+    if review.pairing is None:
+        return []
+    broken, fixed = review.pairing.broken, review.pairing.fixed
+    if not len(broken) and not len(fixed):
+        return []
+    total, worse, better = (tally(rows, "actual") for rows in (review.pairing.table, broken, fixed))
+    said: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for (actual, head), count in tally(broken, "actual", "head").items():
+        said[actual][head] = count
     rows = [
         [
             markdown(name),
-            number(base[name].f1),
-            number(head[name].f1),
-            points(head[name].f1 - base[name].f1),
-            points(head[name].precision - base[name].precision),
-            points(head[name].recall - base[name].recall),
+            f"{total[name]:,}",
+            f"{worse[name]:,}",
+            f"{better[name]:,}",
+            most_common(said[name]),
         ]
-        for name in both
+        for name in sorted({*worse, *better}, key=lambda c: (better[c] - worse[c], -worse[c], c))
     ]
-    if rows:
-        header = [
-            "class",
-            f"F1 {_name(review.base)}",
-            "F1 here",
-            "F1, points",
-            "precision",
-            "recall",
-        ]
-        lines.append(f"{len(rows):,} of {len(head):,} classes changed, the most changed first.")
-        lines.append(table(header, rows, "classes"))
-    elif not gone and not new:
-        lines.append("No class changed.")
-    return "\n\n".join(lines)
+    header = ["class", "test images", "broken", "fixed", "broken ones are now taken for"]
+    sections = ["### What broke or was fixed", table(header, rows, "classes")]
+    if BROKEN in review.pictures:
+        sections.append(picture(BROKEN, "broken images"))
+    elif len(broken):
+        sections.append("The broken images (data/processed) are not in the DVC cache here to show.")
+    for what, images in (("broken", broken), ("fixed", fixed)):
+        if len(images):
+            sections.append(_image_list(what, images, review))
+    return sections
 
 
-def _images(review: Review) -> str:
-    if review.pairing is None:
-        return ""
-    parts = [
-        _image_list(rows, f"Images {what}: {len(rows):,}", review)
-        for what, rows in (("broken", review.pairing.broken), ("fixed", review.pairing.fixed))
-        if len(rows)
-    ]
-    return "\n\n".join(["### Images fixed and broken", *parts]) if parts else ""
-
-
-def _image_list(rows: pa.Table, summary: str, review: Review) -> str:
-    """The images about which the side that is wrong was most confident come first."""
-    wrong = "head_confidence" if "broken" in summary else "base_confidence"
-    rows = rows.sort_by([(wrong, "descending"), ("path", "ascending")])
-    shown = [
+def _image_list(what: str, images: pa.Table, review: Review) -> str:
+    rows = [
         [
             code(row["path"]),
             markdown(row["actual"]),
             f"{markdown(row['base'])} {row['base_confidence']:.2f}",
             f"{markdown(row['head'])} {row['head_confidence']:.2f}",
         ]
-        for row in rows.slice(0, ROWS).to_pylist()
+        for row in images.slice(0, ROWS).to_pylist()
     ]
-    body = table(["image", "actual", f"{_name(review.base)} said", "here said"], shown)
-    if len(rows) > ROWS:
-        body += f"\n\n... and {len(rows) - ROWS:,} more; all are in reports/review/images.csv."
-    return details(summary, body)
+    body = table(["image", "actual", f"{_name(review.base)} said", "here said"], rows, "")
+    more = f"All {len(images):,}: reports/review/images.csv." if len(images) > ROWS else ""
+    return details(f"Images {what}: {len(images):,}", *filter(None, (body, more)))
 
 
-def _pictures(review: Review) -> str:
-    shown: list[str] = []
-    folded: list[str] = []
-    for picture in review.pictures:
-        drawn = _picture(picture, review)
-        (shown if picture.caption in OPEN_PICTURES else folded).append(drawn)
-    if folded:
-        shown.append(details(f"Other plots that changed: {len(folded):,}", "\n\n".join(folded)))
-    command = code(f"dvc plots diff {review.base.name}")
-    overlay = f"{command} overlays the curves of both sides in a browser."
-    return "\n\n".join(["### Plots", *shown, *review.notes, overlay])
-
-
-def _picture(picture: Picture, review: Review) -> str:
-    alt = markdown(picture.caption.replace("_", " "))
-    if picture.head:
-        links = (picture.base, picture.head)
-        row = [f'<img src="{link}" width="400" alt="{alt}">' for link in links]
-        drawn = table([_name(review.base), "here"], [row]).replace("| ---: |", "| --- |")
-    else:
-        drawn = f'<img src="{picture.base}" width="800" alt="{alt}">'
-    return f"**{alt}**\n\n{drawn}"
-
-
-def _times(review: Review) -> str:
-    if not review.head.timing:
-        return ""
-    rows = [
-        [code(key), number(value)]
-        for key, value in flatten(review.head.timing).items()
-        if not isinstance(value, list)  # one entry an epoch
-    ]
-    body = table(["time, on the machine that wrote this comment", "here"], rows)
-    return details("Times (they vary from run to run, and are not compared)", body)
+def _training(review: Review) -> str:
+    """Learning curves and times; a model that is the same was trained the same."""
+    parts = [picture(EPOCHS, "learning curves")] if EPOCHS in review.pictures else []
+    seconds = {stage: t["seconds"] for stage, t in review.head.timing.items() if "seconds" in t}
+    if seconds and not review.same_model:
+        times = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
+        parts.append(f"Time it took on the machine that wrote this: {times}.")
+    overlay = f"{code(f'dvc plots diff {review.base.name}')} overlays all curves of both sides."
+    return details("Learning curves and times", *parts, overlay) if parts else ""

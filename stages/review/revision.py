@@ -1,33 +1,40 @@
 """Another revision of the repository: its files, its results."""
 
 import json
+import math
 import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from stages.errors import UserError
 from stages.files import (
-    CURVES,
+    DATA_ISSUES,
     DATA_SUMMARY,
+    DATASET,
+    INDEX,
     JUDGEMENT,
     LOG,
     METRICS,
-    PLOTS,
     PREDICTIONS,
     PREDICTIONS_COLUMNS,
+    PROCESSED,
     SCORES,
     SPLIT_COLUMNS,
     SPLITS,
     TIMES,
 )
-from stages.metrics.scores import ClassScore, Scores
-from stages.report.results import PER_CLASS, read_class_scores
+from stages.metrics.scores import Scores
+from stages.review.changes import tally
 from stages.store.model import read_times
+from stages.store.names import flatten
+from stages.store.processed import HEADER_BYTES, Dataset
 from stages.store.tables import read_table
 
 # The results of one side of a review, read from a folder laid out like the project.
@@ -39,8 +46,8 @@ EPOCH_LOG = LOG / "plots"
 IN_GIT = [
     str(path)
     for path in (
-        *(METRICS, SCORES, CURVES / PER_CLASS, PREDICTIONS),
-        *(DATA_SUMMARY, EPOCH_LOG, PARAMETERS),
+        *(METRICS, SCORES, PREDICTIONS, JUDGEMENT),
+        *(DATA_SUMMARY, DATA_ISSUES, EPOCH_LOG, PARAMETERS),
     )
 ]
 
@@ -50,52 +57,50 @@ class Revision:
     """The results of one side of a review; what its folder lacks is None or empty.
 
     `scores`, `parameters`, `data`: nested dicts as in their files; `timing` too, if it is of
-    this side's model.
+    this side's model. `headline`: dotted names of the scores that DVC compares.
+    `model`: the SHA-256 of the model that was judged.
     `predictions`: columns id, actual, predicted, confidence, path, one row a test image.
-    `images`: columns id, label of every image of data/splits, or None.
+    `images`: columns id, label, side, one row an image of data/splits.
+    `issues`: lines of reports/data_issues.csv by kind, and rejected files by reason.
     `epochs`: e.g. "val/loss" -> (epoch, value) of each row.
     """
 
     name: str
     scores: dict[str, Scores]
-    class_scores: dict[str, ClassScore]
+    headline: list[str]
     parameters: dict[str, Any]
     data: dict[str, Any]
+    issues: dict[str, int] | None
+    model: str | None
     timing: dict[str, Any]
     predictions: pa.Table | None
     images: pa.Table | None
     epochs: dict[str, list[tuple[int, float]]]
-    plots: dict[str, Path]
 
     @property
     def test(self) -> Scores:
         """Scores on the test images; empty if there are none."""
         return self.scores.get("test", {})
 
-    def classes(self) -> list[str]:
-        """Names of the classes among the test images, actual or predicted, sorted."""
-        if self.predictions is None:
-            return []
-        columns = [self.predictions[name].unique().to_pylist() for name in ("actual", "predicted")]
-        return sorted(set().union(*columns))
-
 
 def read_revision(folder: Path, name: str) -> Revision:
     """Read what `folder` holds. Raises `UserError` for a file that is there but malformed."""
     try:
-        per_class = folder / CURVES / PER_CLASS
-        by_class = read_class_scores(per_class) if per_class.exists() else []
+        metrics, data = _read_json(folder / METRICS), _read_json(folder / DATA_SUMMARY)
+        model = _read_json(folder / JUDGEMENT).get("sha256")
         return Revision(
             name=name,
-            scores=_read_scores(folder),
-            class_scores={score.name: score for score in by_class},
+            # Commits without a file of all scores have them among the metrics.
+            scores=_scores(_read_json(folder / SCORES) or metrics),
+            headline=list(flatten(_scores(metrics))),
             parameters=_read_yaml(folder / PARAMETERS),
-            data=_read_json(folder / DATA_SUMMARY),
-            timing=read_times(folder / TIMES, _read_json(folder / JUDGEMENT).get("sha256")),
+            data=data,
+            issues=_read_issues(folder / DATA_ISSUES, data.get("rejects", {})),
+            model=model,
+            timing=read_times(folder / TIMES, model),
             predictions=_read_predictions(folder / PREDICTIONS),
             images=_read_images(folder / SPLITS),
             epochs=_read_epochs(folder / EPOCH_LOG),
-            plots={path.stem: path for path in sorted((folder / PLOTS).glob("*.png"))},
         )
     except (yaml.YAMLError, pa.ArrowException, LookupError, ValueError, TypeError) as error:
         raise UserError(
@@ -103,12 +108,11 @@ def read_revision(folder: Path, name: str) -> Revision:
         ) from None
 
 
-def _read_scores(folder: Path) -> dict[str, Scores]:
-    """Of commits that have no file of all scores, what the file of metrics has."""
-    scores = _read_json(folder / SCORES) or _read_json(folder / METRICS)
+def _scores(figures: dict[str, dict]) -> dict[str, Scores]:
+    """The numbers in `figures`, without lists and tables."""
     return {
-        part: {key: value for key, value in figures.items() if isinstance(value, int | float)}
-        for part, figures in scores.items()
+        part: {key: value for key, value in of_part.items() if isinstance(value, int | float)}
+        for part, of_part in figures.items()
     }
 
 
@@ -124,8 +128,18 @@ def _read_predictions(path: Path) -> pa.Table | None:
     return read_table(path, PREDICTIONS_COLUMNS) if path.exists() else None
 
 
+def _read_issues(path: Path, rejects: dict[str, int]) -> dict[str, int] | None:
+    if not path.exists():
+        return None
+    reasons = {f"rejected: {reason}": n for reason, n in rejects.items() if reason != "total"}
+    return dict(sorted(tally(read_table(path, ["issue"]), "issue").items())) | reasons
+
+
 def _read_images(folder: Path) -> pa.Table | None:
-    tables = [read_table(path, SPLIT_COLUMNS) for path in sorted(folder.glob("*.csv"))]
+    tables = []
+    for path in sorted(folder.glob("*.csv")):
+        table = read_table(path, SPLIT_COLUMNS)
+        tables.append(table.append_column("side", pa.repeat(path.stem, len(table))))
     return pa.concat_tables(tables) if tables else None
 
 
@@ -174,24 +188,37 @@ def extract(commit: str, paths: list[str], folder: Path) -> None:
         archive.extractall(folder, filter="data")
 
 
-def extract_from_cache(commit: str, paths: list[str], folder: Path) -> dict[str, str]:
-    """Write those of the DVC-tracked `paths` of `commit` that can be had below `folder`.
+def extract_from_cache(commit: str, path: Path, folder: Path) -> None:
+    """Write the DVC-tracked folder `path` of `commit` below `folder`.
 
-    DVC looks in its cache first, then in the default remote when one is configured. Returns
-    why the others cannot be had: path -> reason.
+    DVC looks in its cache first, then in the default remote when one is configured. Raises
+    whatever the kind of remote raises.
     """
     from dvc.api import DVCFileSystem
 
-    lacking = {}
-    files = DVCFileSystem(".", rev=commit)
-    for path in paths:
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            files.get(path, str(target), recursive=files.isdir(path))
-        except Exception as error:  # each kind of remote raises its own, and all mean the same here
-            lacking[path] = str(error)
-    return lacking
+    target = folder / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    DVCFileSystem(".", rev=commit).get(str(path), str(target), recursive=True)
+
+
+def read_pixels(ids: pa.ChunkedArray, folder: Path) -> list[np.ndarray]:
+    """The processed images `ids` of the work at hand, each uint8 (height, width, channels).
+
+    From data/processed, or from the DVC cache or remote, of which it reads the index (into
+    `folder`) and these images alone. Raises as `extract_from_cache` does.
+    """
+    from dvc.api import DVCFileSystem
+
+    files = DVCFileSystem(".")
+    shape = Dataset.model_validate_json(files.read_bytes(str(PROCESSED / DATASET))).shape
+    files.get_file(str(PROCESSED / INDEX), str(folder / INDEX))
+    index = read_table(folder / INDEX, ["id", "shard", "row"])
+    images = []
+    for place in index.take(pc.index_in(ids, index["id"])).to_pylist():
+        with files.open(str(PROCESSED / place["shard"]), "rb") as shard:
+            shard.seek(HEADER_BYTES + place["row"] * math.prod(shape))
+            images.append(np.frombuffer(shard.read(math.prod(shape)), np.uint8).reshape(shape))
+    return images
 
 
 def stale_stages() -> dict[str, list[str]]:
