@@ -1,10 +1,14 @@
-"""The GitHub workflows, as far as they can be tried without GitHub."""
+"""The workflows of GitHub and GitLab, as far as they can be tried without them."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,18 @@ def steps(name: str) -> list[dict]:
 
 def script(title: str) -> str:
     return next(step["run"] for step in steps("review") if step.get("name", "").startswith(title))
+
+
+def gitlab() -> dict:
+    return yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8"))
+
+
+def gitlab_script(part: str) -> str:
+    """The command of GitLab's review that contains `part`."""
+    return next(command for command in gitlab()["review"]["script"] if part in command)
+
+
+FETCH = {"github": lambda: script("Fetch results"), "gitlab": lambda: gitlab_script("dvc pull")}
 
 
 def bash(text: str, cwd: Path, **environment: str) -> str:
@@ -54,6 +70,23 @@ def test_the_targets_that_workflows_make_exist():
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_gitlab_runs_what_exists():
+    jobs = gitlab()
+    assert jobs["tests"]["script"] == [".ci/run"]
+    assert jobs["tests"]["parallel"]["matrix"] == [{"PYTHON": versions_in_ci()}]
+    made = [line.split()[1] for line in jobs["review"]["script"] if line.startswith("make ")]
+    assert made == [".venv/.installed", "review"]
+    kept = jobs["review"]["artifacts"]
+    assert kept["when"] == "always"
+    assert "reports/review/" in kept["paths"]  # without the slash nothing links to it
+
+
+@pytest.mark.parametrize("job", ["review", "tests"])
+def test_every_command_for_gitlab_is_sound_shell(job):
+    for command in gitlab()[job]["script"]:
+        subprocess.run(["bash", "-n", "-c", command], check=True)
+
+
 def versions_in_ci() -> list[str]:
     workflow = yaml.safe_load(WORKFLOWS["tests"].read_text(encoding="utf-8"))
     return workflow["jobs"]["tests"]["strategy"]["matrix"]["python"]
@@ -82,44 +115,183 @@ def test_the_code_is_checked_for_the_oldest_python_that_is_tested():
     assert f"--python-version {oldest} " in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-def test_without_a_remote_the_review_goes_on_with_what_git_holds(tmp_path):
+@pytest.mark.parametrize("forge", FETCH)
+def test_without_a_remote_the_review_goes_on_with_what_git_holds(tmp_path, forge):
     project = dvc_project(tmp_path)
-    said = bash(script("Fetch results"), project, DVC_CONFIG_LOCAL="")
+    said = bash(FETCH[forge](), project, DVC_CONFIG_LOCAL="")
     assert "no default DVC remote" in said
     assert not (project / ".dvc/config.local").exists()
 
 
-def test_a_remote_that_does_not_work_is_a_warning(tmp_path):
+@pytest.mark.parametrize("forge", FETCH)
+def test_a_remote_that_does_not_work_is_a_warning(tmp_path, forge):
     project = dvc_project(tmp_path)
     config = "[core]\n    remote = store\n['remote \"store\"']\n    url = nonsense://bucket"
-    said = bash(script("Fetch results"), project, DVC_CONFIG_LOCAL=config)
-    assert "::warning::dvc pull failed" in said
+    said = bash(FETCH[forge](), project, DVC_CONFIG_LOCAL=config)
+    assert "dvc pull failed; the review goes on without the DVC cache" in said
 
 
-def test_the_pictures_of_a_review_get_addresses_that_last(tmp_path):
-    remote, project = tmp_path / "remote.git", tmp_path / "project"
-    subprocess.run(["git", "init", "--quiet", "--bare", remote], check=True)
+PICTURE = '<img src="images/epochs.png" width="800" alt="learning curves">'
+
+
+def reviewed(folder: Path) -> Path:
+    """A checkout with a review of one picture, as `make review` leaves it; returns the comment."""
+    project = folder / "project"
     images = project / "reports/review/images"
     images.mkdir(parents=True)
     (images / "epochs.png").write_bytes(b"a picture")
-    comment = project / "reports/review/review.md"
-    comment.write_text('<img src="images/epochs.png" width="800">\n')
     (project / "other.txt").write_text("not part of the review")
     bash("git init --quiet && git remote add origin ../remote.git", project)
+    comment = project / "reports/review/review.md"
+    comment.write_text(f"<!-- image classification review -->\n## + 100 % & more\n{PICTURE}\n")
+    return comment
+
+
+def keep_pictures(project: Path) -> str:
+    """Run the step; returns the summary of the run."""
     step = next(step for step in steps("review") if "Keep the pictures" in step.get("name", ""))
     bash(
         step["run"],
         project,
         **{name: value for name, value in step["env"].items() if "${{" not in value},
-        GIT_INDEX_FILE=str(tmp_path / "index"),
+        GIT_INDEX_FILE=str(project.parent / "index"),
+        GITHUB_STEP_SUMMARY=str(project.parent / "summary.md"),
         NUMBER="7",
         GITHUB_SERVER_URL="https://github.com",
         GITHUB_REPOSITORY="someone/photos",
     )
+    return (project.parent / "summary.md").read_text()
+
+
+def test_the_pictures_of_a_review_get_addresses_that_last(tmp_path):
+    remote = tmp_path / "remote.git"
+    subprocess.run(["git", "init", "--quiet", "--bare", remote], check=True)
+    comment = reviewed(tmp_path)
+    summary = keep_pictures(tmp_path / "project")
     commit = bash("git rev-parse refs/review-images/7", remote).strip()
     assert bash(f"git ls-tree -r --name-only {commit}", remote).split() == ["epochs.png"]
     address = f"https://github.com/someone/photos/raw/{commit}/epochs.png"
-    assert comment.read_text() == f'<img src="{address}" width="800">\n'
+    assert PICTURE.replace("images/epochs.png", address) in comment.read_text()
+    assert summary == comment.read_text()
+
+
+def test_a_token_that_may_not_write_leaves_the_review_in_the_summary(tmp_path):
+    comment = reviewed(tmp_path)  # and no remote that would take anything
+    summary = keep_pictures(tmp_path / "project")
+    assert "## + 100 % & more\nThe picture <code>images/epochs.png</code> is in the" in summary
+    assert "<img" not in summary
+    assert summary == comment.read_text()
+
+
+def test_a_review_without_pictures_is_published_too(tmp_path):
+    comment = reviewed(tmp_path)
+    comment.with_name("images").joinpath("epochs.png").unlink()
+    comment.write_text("The model is byte-identical.\n")
+    assert keep_pictures(tmp_path / "project") == "The model is byte-identical.\n"
+
+
+NODE = shutil.which("node")
+HARNESS = """
+const said = [];
+const answer = name => async options => {
+  said.push([name, options.comment_id ?? options.issue_number]);
+  if (STATUS) throw Object.assign(new Error('refused'), {status: STATUS});
+};
+const issues = {createComment: answer('create'), updateComment: answer('update')};
+const github = {rest: {issues}, paginate: async () => EARLIER};
+const context = {repo: {owner: 'someone', repo: 'photos'}, issue: {number: 7}};
+const core = {notice: message => said.push(['notice', message])};
+(async () => {SCRIPT})().then(() => console.log(JSON.stringify(said)));
+"""
+
+
+def post(project: Path, earlier: list[dict], status: int = 0) -> list[list]:
+    """What the step that posts the comment asks of GitHub, which answers `status` if not 0."""
+    text = next(
+        s["with"]["script"] for s in steps("review") if s.get("name", "").startswith("Post")
+    )
+    code = HARNESS.replace("SCRIPT", text).replace("STATUS", str(status))
+    code = code.replace("EARLIER", json.dumps(earlier))
+    done = subprocess.run([NODE, "-e", code], cwd=project, check=True, capture_output=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(not NODE, reason="no node, which GitHub runs the script with")
+def test_the_comment_is_posted_updated_or_left_to_the_summary(tmp_path):
+    comment = reviewed(tmp_path)
+    marker = comment.read_text().splitlines()[0]
+    earlier = [{"id": 1, "body": "Looks good"}, {"id": 2, "body": f"{marker}\nold"}]
+    project = tmp_path / "project"
+    assert post(project, earlier[:1]) == [["create", 7]]
+    assert post(project, earlier) == [["update", 2]]
+    (tried, (kind, message)) = post(project, [], status=403)
+    assert (tried, kind) == (["create", 7], "notice")
+    assert "summary" in message
+    with pytest.raises(subprocess.CalledProcessError):
+        post(project, [], status=500)
+
+
+@pytest.fixture
+def notes():
+    """Answers as the notes of a merge request do on GitLab; `asked` is what it was told."""
+
+    class Notes(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.answer(self.server.notes)
+
+        def do_POST(self):
+            length = int(self.headers["Content-Length"])
+            form = urllib.parse.parse_qs(self.rfile.read(length).decode(), strict_parsing=True)
+            self.server.asked.append((self.command, self.path, form["body"][0]))
+            self.answer({})
+
+        do_PUT = do_POST
+
+        def answer(self, content):
+            self.send_response(200 if self.headers["PRIVATE-TOKEN"] == "secret" else 401)
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def log_message(self, *arguments):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Notes) as server:
+        server.notes, server.asked = [{"id": 1, "body": "Looks good"}], []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_gitlab_gets_the_comment_once_and_updates_it(tmp_path, notes):
+    comment = reviewed(tmp_path)
+    project = tmp_path / "project"
+    (project / ".venv/bin").mkdir(parents=True)
+    (project / ".venv/bin/python").symlink_to(sys.executable)
+
+    def publish(token: str) -> str:
+        return bash(
+            gitlab_script("REVIEW_TOKEN"),
+            project,
+            REVIEW_TOKEN=token,
+            CI_JOB_URL="https://gitlab.com/someone/photos/-/jobs/5",
+            CI_API_V4_URL=f"http://127.0.0.1:{notes.server_port}/api/v4",
+            CI_MERGE_REQUEST_PROJECT_ID="3",
+            CI_MERGE_REQUEST_IID="7",
+            no_proxy="127.0.0.1",
+        )
+
+    assert "no REVIEW_TOKEN; the review is reports/review/review.md" in publish("")
+    assert notes.asked == []
+    publish("secret")
+    notes.notes.append({"id": 2, "body": comment.read_text()})
+    publish("secret")
+    path = "/api/v4/projects/3/merge_requests/7/notes"
+    assert [asked[:2] for asked in notes.asked] == [("POST", path), ("PUT", f"{path}/2")]
+    raw = "https://gitlab.com/someone/photos/-/jobs/5/artifacts/raw/reports/review/images/"
+    shown = comment.read_text().replace("images/", raw)
+    assert [asked[2] for asked in notes.asked] == [shown, shown]
+    with pytest.raises(subprocess.CalledProcessError):
+        publish("expired")
 
 
 def dvc_project(folder: Path) -> Path:
@@ -133,7 +305,7 @@ def dvc_project(folder: Path) -> Path:
     (project / ".venv/bin").mkdir(parents=True)
     dvc = shutil.which("dvc") or Path(sys.executable).with_name("dvc")
     (project / ".venv/bin/dvc").symlink_to(dvc)
-    outputs = ("data/splits", "reports/plots", "reports/report.html")
+    outputs = ("data/splits", "reports/report.html")
     (project / "dvc.yaml").write_text(
         yaml.safe_dump({"stages": {"all": {"cmd": "true", "outs": list(outputs)}}})
     )
