@@ -50,6 +50,7 @@ PAGE = Path("reports/report.html")
 
 TIMES = Path("reports/timing.json")  # of whichever models were timed here
 REVIEW = Path("reports/review")
+SEARCH = Path("reports/search.csv")
 DVC_LOCK = Path("dvc.lock")
 
 # Names of the sides of the split, in the order of their numbers (stages/splits).

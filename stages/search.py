@@ -6,31 +6,40 @@ judge: choosing by test accuracy would spoil it as a measure.
 
     dvc exp show                  the trials beside one another
     dvc exp apply search-007      take over the settings and results of one
+
+It ends with a table of all trials and how much each setting matters, kept in reports/search.csv.
+That is a view of the experiments, which git does not track and no stage reads: it survives
+`dvc exp apply`, and `make search TRIALS=0` writes it anew.
 """
 
 import argparse
 import difflib
 import itertools
 import json
+import math
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import UserError, run
-from stages.files import SCORES
+from stages.files import SCORES, SEARCH
 from stages.parameters.whole import Parameters, read_parameters
 from stages.parameters.yaml_file import read_yaml
 from stages.store.names import flatten
+from stages.store.tables import read_table, write_table
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
 
 SPACE = Path(__file__).with_name("search.yaml")
 PREFIX = "search-"
+LOSS = "val.loss"  # of trials with the same figure, the one with the lower loss is better
 
 
 @dataclass(frozen=True)
@@ -61,22 +70,27 @@ def main() -> None:
     if known:
         print(f"going on from {known} earlier trials", flush=True)
 
-    new_names = names()
+    new_names, seconds = names(), _seconds_of_earlier_trials()
     for number in range(1, arguments.trials + 1):
         trial = study.ask(space)
         settings = {key: _short(value) for key, value in trial.params.items()}
         name = next(new_names)
         trial.set_user_attr("name", name)
+        start = time.monotonic()
         described = ", ".join(f"{key}={value}" for key, value in settings.items())
         print(f"{name} ({number} of {arguments.trials}): {described}", flush=True)
-        value = _run(name, settings, parameters, metric)
+        scores = _run(name, settings, parameters)
+        trial.set_user_attr("loss", scores.get(LOSS))
+        seconds[name] = f"{time.monotonic() - start:.1f}"
+        value = scores.get(metric)
         if value is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            print(f"{name} failed", flush=True)
+            lacks = f": it has no {metric} in {SCORES}" if scores else ""
+            print(f"{name} failed{lacks}", flush=True)
         else:
             study.tell(trial, value)
             print(f"{name}: {metric} = {value:.4f}", flush=True)
-    _summary(study, metric)
+    _summary(study, metric, list(space), seconds)
 
 
 def _arguments() -> argparse.Namespace:
@@ -109,7 +123,7 @@ def _learn(
             params={key: look_up(experiment.parameters, key) for key in space},
             distributions=space,
             value=experiment.scores.get(metric),
-            user_attrs={"name": experiment.name},
+            user_attrs={"name": experiment.name, "loss": experiment.scores.get(LOSS)},
         )
     except ValueError:
         return False
@@ -117,15 +131,12 @@ def _learn(
     return True
 
 
-def _run(name: str, settings: dict[str, Any], parameters: Parameters, metric: str) -> float | None:
-    """The figure that the experiment `name` reaches; None if it failed."""
+def _run(name: str, settings: dict[str, Any], parameters: Parameters) -> dict[str, Any]:
+    """The scores that the experiment `name` reaches; empty if it failed."""
     if not run_experiment(name, settings, _untracked_inputs(parameters)):
-        return None
+        return {}
     made = [experiment for experiment in past_experiments() if experiment.name == name]
-    value = made[0].scores.get(metric) if made else None
-    if value is None:
-        print(f"{name} has no {metric} in {SCORES}", file=sys.stderr)
-    return value
+    return made[0].scores if made else {}
 
 
 def _untracked_inputs(parameters: Parameters) -> list[str]:
@@ -140,16 +151,79 @@ def _short(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _summary(study: "Study", metric: str) -> None:
-    try:
-        best = study.best_trial
-    except ValueError:
-        raise UserError("no trial succeeded; the messages above say why") from None
-    name = best.user_attrs["name"]
-    print(f"best: {name} with {metric} = {best.value:.4f}")
-    for key, value in best.params.items():
-        print(f"  {key}: {_short(value)}")
-    print(f"all trials: dvc exp show; to take this one over: dvc exp apply {name}")
+# What came of it
+
+
+def _summary(study: "Study", metric: str, keys: list[str], seconds: dict[str, str]) -> None:
+    trials = ranked(study)
+    if not trials:
+        raise UserError("no trial succeeded; the messages above say why")
+    rows = []
+    for trial in trials:
+        name, loss = trial.user_attrs["name"], trial.user_attrs["loss"]
+        row = {"trial": name, metric: f"{trial.value:.4f}"}
+        row |= {LOSS: "" if loss is None else f"{loss:.4f}", "seconds": seconds.get(name, "")}
+        rows.append(row | {key: str(_short(trial.params[key])) for key in keys})
+    columns = list(rows[0])
+    if weights := importances(study):
+        shares = {key: f"{weights[key]:.2f}" for key in keys}
+        rows.append(dict.fromkeys(columns, "") | {"trial": "importance"} | shares)
+    cells = [[row[column] for column in columns] for row in rows]
+    write_table(SEARCH, columns, cells)
+
+    short = [key.rpartition(".")[2] if key in keys else key for key in columns]
+    shown = short if len({*short}) == len(short) else columns
+    print("\n" + _aligned([shown, *cells]) + "\n")
+    if weights:
+        print(
+            f"importance: the share of the differences in {metric} that a setting explains "
+            f"(fANOVA; {len(trials)} trials{', a hint at most' if len(trials) < 20 else ''})"
+        )
+    best = trials[0]
+    print(f"best: {best.user_attrs['name']} with {metric} = {best.value:.4f}; kept in {SEARCH}")
+    print(f"to take it over: dvc exp apply {best.user_attrs['name']}; all: dvc exp show")
+
+
+def ranked(study: "Study") -> "list[FrozenTrial]":
+    """The trials that succeeded, the best first; of equals the one with the lower loss."""
+    from optuna.study import StudyDirection
+    from optuna.trial import TrialState
+
+    maximize = study.direction == StudyDirection.MAXIMIZE
+
+    def key(trial: "FrozenTrial") -> tuple[float, float, str]:
+        value, loss = trial.values[0], trial.user_attrs["loss"]
+        better = -value if maximize else value
+        return better, math.inf if loss is None else loss, trial.user_attrs["name"]
+
+    return sorted(study.get_trials(states=[TrialState.COMPLETE]), key=key)
+
+
+def importances(study: "Study") -> dict[str, float]:
+    """How much each setting matters, summing to 1; empty while all trials are equal.
+
+    By fANOVA (Hutter et al. 2014): the variance of a random forest fitted to the trials that each
+    setting explains by itself. Optuna's default looks at the best tenth, two trials of twenty.
+    """
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    if len({trial.value for trial in ranked(study)}) < 2:
+        return {}
+    return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    )
+
+
+def _seconds_of_earlier_trials() -> dict[str, str]:
+    """Which no experiment keeps: what a trial gives does not depend on the machine."""
+    if not SEARCH.exists():
+        return {}
+    return dict(zip(*read_table(SEARCH, ["trial", "seconds"]).to_pydict().values(), strict=True))
 
 
 # Experiments of DVC, as the memory of a search

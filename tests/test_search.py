@@ -3,6 +3,7 @@
 The pipeline here is a formula instead of a training: accuracy peaks at epochs = 7.
 """
 
+import csv
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import yaml
 from stages import search
 from stages.errors import UserError
 from stages.parameters.whole import Parameters
-from stages.search import check_keys, past_experiments, read_space
+from stages.search import check_keys, importances, past_experiments, ranked, read_space
 
 FORMULA = """
 import json, pathlib, sys, yaml
@@ -24,7 +25,7 @@ if epochs == 13:
 names = [path.name for path in pathlib.Path("photos").glob("*.jpg")]
 accuracy = (1 - abs(epochs - 7) / 100) * bool(names)
 pathlib.Path("reports").mkdir(exist_ok=True)
-json.dump({"val": {"accuracy": accuracy}}, open("reports/scores.json", "w"))
+json.dump({"val": {"accuracy": accuracy, "loss": epochs / 10}}, open("reports/scores.json", "w"))
 """
 PIPELINE = {
     "stages": {
@@ -51,7 +52,7 @@ def project(tmp_path, monkeypatch):
     Path("params.yaml").write_text(yaml.safe_dump(values))
     Path("dvc.yaml").write_text(yaml.safe_dump(PIPELINE))
     Path("formula.py").write_text(FORMULA)
-    Path(".gitignore").write_text("/space.yaml\n")
+    Path(".gitignore").write_text("/space.yaml\n/reports/search.csv\n")
     Path("photos").mkdir()
     Path("photos/cat.jpg").write_bytes(b"a photo")
     Path("photos/.gitignore").write_text("*\n!.gitignore\n")
@@ -83,13 +84,54 @@ def test_trials_are_experiments_and_a_second_search_goes_on_from_them(project, c
     for experiment in found:
         epochs = experiment.parameters["train"]["epochs"]
         accuracies[experiment.name] = 1 - abs(epochs - 7) / 100
-        assert experiment.scores == {"val.accuracy": accuracies[experiment.name]}
+        assert experiment.scores["val.accuracy"] == accuracies[experiment.name]
     assert "going on from" not in first
     assert "going on from 1 earlier trials" in second
     best = max(accuracies, key=accuracies.get)
     assert f"best: {best} with val.accuracy = {accuracies[best]:.4f}" in second
     changed = subprocess.run(["git", "status", "--short"], check=True, capture_output=True)
     assert changed.stdout == b""
+
+    with open("reports/search.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["trial", "val.accuracy", "val.loss", "seconds", "train.epochs"]
+    ordered = sorted(accuracies, key=accuracies.get, reverse=True)
+    assert [row["trial"] for row in rows] == [*ordered, "importance"]
+    assert all(float(row["seconds"]) > 0 for row in rows[:2])  # the earlier trial's too
+    assert rows[-1]["train.epochs"] == "1.00"
+    header = next(line for line in second.splitlines() if line.startswith("trial "))
+    assert header.split() == ["trial", "val.accuracy", "val.loss", "seconds", "epochs"]
+
+
+def study_of(trials, direction="maximize"):
+    """A study of trials given as (name, value, loss, epochs)."""
+    import optuna
+
+    space = {"train.epochs": optuna.distributions.IntDistribution(1, 99)}
+    study = optuna.create_study(direction=direction)
+    for name, value, loss, epochs in trials:
+        study.add_trial(
+            optuna.trial.create_trial(
+                params={"train.epochs": epochs},
+                distributions=space,
+                value=value,
+                user_attrs={"name": name, "loss": loss},
+            )
+        )
+    return study
+
+
+@pytest.mark.parametrize(("direction", "best_first"), [("maximize", "cbad"), ("minimize", "badc")])
+def test_of_equal_trials_the_one_with_the_lower_loss_is_better(direction, best_first):
+    trials = [("a", 0.5, 0.4, 1), ("b", 0.5, 0.3, 2), ("c", 0.9, 9.0, 3), ("d", 0.5, None, 4)]
+    ordered = ranked(study_of(trials, direction))
+    assert "".join(trial.user_attrs["name"] for trial in ordered) == best_first
+
+
+def test_no_setting_matters_while_all_trials_are_equal():
+    assert importances(study_of([("a", 0.5, 0.1, 1), ("b", 0.5, 0.2, 9)])) == {}
+    study = study_of([("a", 0.5, 0.1, 1), ("b", 0.6, 0.2, 9), ("c", 0.7, 0.2, 19)])
+    assert importances(study) == {"train.epochs": 1.0}
 
 
 def test_a_failed_trial_does_not_end_the_search(project, capfd):
