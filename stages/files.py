@@ -68,14 +68,26 @@ INDEX = "index.csv"
 INDEX_COLUMNS = (
     *("id", "path", "label", "split", "group", "sha256", "shard", "row"),
     *("pixels", "perceptual", "width", "height", "mode", "format", "levels", "bytes"),
+    *("darkest", "brightest", "entropy", "sharpness"),
 )
 REJECTS = "rejects.csv"
 REJECTS_COLUMNS = ("file", "reason", "sha256")
 
 SPLIT_COLUMNS = ("id", "label")
+# A pair of images, 1 - correlation of whose pixels is the `distance` (empty where they are related
+# in another way), or a single image that stands out by its `value`, with all `other_*` empty. Kinds
+# of `issue` come in this order.
 ISSUES_COLUMNS = (
     *("issue", "path", "label", "side", "other_path", "other_label", "other_side", "distance"),
-    *("id", "other_id"),
+    *("value", "id", "other_id"),
+)
+CONFLICT, LEFT_OUT, NEAR, IDENTICAL = (
+    *("conflicting labels", "left out", "near-duplicate", "identical"),
+)
+PAIR_ISSUES = (CONFLICT, LEFT_OUT, NEAR, IDENTICAL)
+IMAGE_ISSUES = (
+    *("nearly empty", "dark", "bright", "low contrast", "few colours", "blurred"),
+    *("odd size", "odd aspect"),
 )
 # Fitted to so many `photos` of a class, `images` in all, the last layer has `right` of `judged`
 # images that it did not learn from.

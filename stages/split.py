@@ -8,10 +8,14 @@ import pyarrow as pa
 
 from stages.errors import UserError, run
 from stages.files import (
+    CONFLICT,
     DATA_ISSUES,
     DATA_SUMMARY,
+    IDENTICAL,
     INDEX,
     ISSUES_COLUMNS,
+    LEFT_OUT,
+    NEAR,
     PROCESSED,
     REJECTS,
     SIDES,
@@ -20,9 +24,10 @@ from stages.files import (
 )
 from stages.parameters.section import read_settings
 from stages.parameters.split import Split
-from stages.splits import describe
+from stages.splits import RANK, describe
 from stages.splits.describe import summarise, write_summary
 from stages.splits.near_duplicates import components, near_duplicates, parse_hashes, unchecked
+from stages.splits.oddities import odd_images
 from stages.splits.plan import plan_sides
 from stages.store.outputs import Outputs, made_by, outputs_of
 from stages.store.processed import Dataset, Pixels
@@ -31,6 +36,7 @@ from stages.store.tables import iterate, read_table, write_table
 COLUMNS = [
     *("id", "path", "label", "split", "group", "sha256", "pixels", "perceptual"),
     *("width", "height", "mode", "format", "bytes", "shard", "row"),
+    *("darkest", "brightest", "entropy", "sharpness"),
 ]
 
 
@@ -64,24 +70,36 @@ def split(outputs: Outputs) -> str:
     plan = plan_sides(images, dataset.classes, relatives=relatives, **options)
     conflicts = describe.conflicting(plan.labels, plan.pixels)
     left_out = describe.left_out(plan.sides, plan.pixels, plan.relatives)
+    identical = describe.identical(plan.sides, plan.labels, plan.pixels)
     # Digests are most of the table, and planning was their last use.
     images = images.drop_columns(["group", "split", "sha256", "pixels", "perceptual"])
-    near, distances = near_duplicates(hashes, plan.sides, read_pixels)
+    near, distances = near_duplicates(hashes, RANK[plan.sides], read_pixels)
+    other, other_distances = near_duplicates(hashes, plan.labels, read_pixels)
+    unlike = plan.pixels[other[:, 0]] != plan.pixels[other[:, 1]]  # others are in `conflicts`
+    other, other_distances = other[unlike], other_distances[unlike]
+    odd = odd_images(images)
 
     summary = summarise(images, dataset.classes, plan.sides, reasons)
     summary["duplicates"] = {
         "identical": plan.identical,
         "left_out": len(left_out),
         "conflicting_labels": len(conflicts),
+        "near_conflicting_labels": len(other),
         "near_across_sides": len(near),
         "near_unchecked": unchecked(hashes, plan.sides),
     }
-    lines = [
-        *describe.lines("conflicting labels", conflicts, images, plan.sides),
-        *describe.lines("left out", left_out, images, plan.sides),
-        *describe.lines(describe.NEAR, near, images, plan.sides, distances),
+    summary["odd"] = {kind: len(rows) for kind, (rows, _) in odd.items()}
+    summary["notes"] = describe.notes(summary, settings.val > 0)
+    issues = [
+        *describe.lines(CONFLICT, conflicts, images, plan.sides, np.zeros(len(conflicts))),
+        *describe.lines(CONFLICT, other, images, plan.sides, other_distances),
+        *describe.lines(LEFT_OUT, left_out, images, plan.sides),
+        *describe.lines(NEAR, near, images, plan.sides, distances),
+        *describe.lines(IDENTICAL, identical, images, plan.sides, np.zeros(len(identical))),
     ]
-    write_table(outputs.file(DATA_ISSUES), ISSUES_COLUMNS, lines)
+    for kind, (rows, values) in odd.items():
+        issues += describe.image_lines(kind, rows, values, images, plan.sides)
+    write_table(outputs.file(DATA_ISSUES), ISSUES_COLUMNS, issues)
     write_summary(summary, outputs.file(DATA_SUMMARY))
     folder = outputs.directory(SPLITS)
     for side, name in enumerate(SIDES):
@@ -95,16 +113,20 @@ def headline(summary: dict) -> str:
     counts, found = dict(summary["images"]), summary["duplicates"]
     total = counts.pop("total")
     sides = ", ".join(f"{side} {count:,}" for side, count in counts.items())
+    conflicts = found["conflicting_labels"] + found["near_conflicting_labels"]
+    odd = sum(summary["odd"].values())
     parts = [
         f"{total:,} images: {sides}",
         f"{found['left_out']:,} left out",
-        f"{found['conflicting_labels']:,} with conflicting labels",
+        f"{conflicts:,} with conflicting labels",
         f"{found['near_across_sides']:,} near-duplicates on another side",
+        f"{odd:,} worth a look",
     ]
     if found["near_unchecked"]:
         parts.append(f"{found['near_unchecked']:,} too alike to compare")
-    named = any(found[kind] for kind in ("left_out", "conflicting_labels", "near_across_sides"))
-    return "; ".join(parts) + (f" (see {DATA_ISSUES})" if named else "")
+    if found["left_out"] or conflicts or found["near_across_sides"] or odd:
+        parts[-1] += f" (see {DATA_ISSUES})"
+    return "; ".join([*parts, *summary["notes"]])
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def write_colour_job(
     (folder / "reports/data.json").write_text(json.dumps({"images": counts}))
     twins = [f"{number:02x}{0:014x}" for number in (2, 0)] if test else []
     near = ("near-duplicate", "<i>copy</i>.jpg", classes[0], "test")
-    near += ("train/0.jpg", classes[0], "train", "0.0012", *twins)
+    near += ("train/0.jpg", classes[0], "train", "0.0012", "", *twins)
     write_table(folder / "reports/data_issues.csv", ISSUES_COLUMNS, [near] if test else [])
     (folder / "models/epochs").mkdir(parents=True)
     model = colour_model()

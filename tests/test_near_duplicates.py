@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from stages.images.fingerprints import perceptual_hashes
-from stages.splits import EXTRA, LEFT_OUT, TEST, TRAIN, VAL
+from stages.splits import EXTRA, LEFT_OUT, RANK, TEST, TRAIN, VAL
 from stages.splits import near_duplicates as module
 from stages.splits.near_duplicates import near_duplicates, unchecked
 
@@ -27,7 +27,7 @@ def saved_again(pixels, quality=90):
 def search(pixels, hashes, sides):
     pixels = np.stack(pixels)
     pairs, distances = near_duplicates(
-        np.array(hashes, np.uint64), np.array(sides, np.int8), lambda chosen: pixels[chosen]
+        np.array(hashes, np.uint64), RANK[np.array(sides)], lambda chosen: pixels[chosen]
     )
     return pairs.tolist(), distances
 

@@ -291,16 +291,58 @@ def test_with_hash_a_wider_validation_share_leaves_the_test_set_alone(project):
     assert narrow["val"] < wide["val"]
 
 
-def test_classes_too_small_are_named_in_one_error_and_earlier_splits_survive(project):
+@pytest.mark.parametrize(
+    ("count", "train", "val", "test"), [(2, 1, 0, 1), (3, 1, 1, 1), (5, 3, 1, 1), (7, 5, 1, 1)]
+)
+def test_few_photos_train_first_then_test_then_validate(project, count, train, val, test):
+    sides = project.split(images(count), val=0.15, test=0.2)
+    assert sizes(sides) == {"train": 2 * train, "val": 2 * val, "test": 2 * test, "extra": 0}
+    assert per_class(sides["train"]) == {"cat": train, "dog": train}
+
+
+def test_what_few_test_images_cannot_tell_is_said(project, capsys):
+    project.split(images(5), val=0.15, test=0.2)
+    note = (
+        "2 test images: the 95 % interval of the accuracy will be at least 66 points wide, so add "
+        "images, or go by cross-validation"
+    )
+    assert project.data()["notes"] == [note]
+    assert capsys.readouterr().out.endswith(f"; {note}\n")
+    project.split(images(100))
+    assert project.data()["notes"] == []
+
+
+def test_tiny_classes_beside_a_huge_one_train_and_what_is_not_tested_is_said(project):
+    tiny = images(2, ["newt"], start=50_000) + images(1, ["owl"], start=60_000)
+    sides = project.split(images(300, ["cat"]) + images(5, ["emu"], start=40_000) + tiny)
+    assert per_class(sides["train"]) == {"cat": 210, "emu": 3, "newt": 1, "owl": 1}
+    assert per_class(sides["val"]) == {"cat": 30, "emu": 1}
+    assert per_class(sides["test"]) == {"cat": 60, "emu": 1, "newt": 1}
+    assert project.data()["notes"] == [
+        "1 of 4 classes without a test image, so nothing is known of how well they are told: owl"
+    ]
+
+
+def test_without_images_for_validation_it_is_said(project):
+    project.split(images(2))
+    assert project.data()["notes"][-1] == "no validation images, so nothing chooses the best epoch"
+    project.split(images(2), val=0.0)
+    assert len(project.data()["notes"]) == 1
+
+
+def test_images_that_leave_none_to_test_are_one_error_and_earlier_splits_survive(project):
     project.split(images(20))
     before = project.table("data/splits/train.csv")
-    rows = images(20) + images(2, ["newt"], start=50_000) + images(1, ["owl"], start=60_000)
-    with pytest.raises(UserError) as caught:
-        project.split(rows)
-    message = str(caught.value)
-    assert "classes newt (0 train, 1 val, 1 test), owl (0 train, 0 val, 1 test)" in message
-    assert "\n" not in message
+    with pytest.raises(UserError, match="no image is left to test: a class needs two") as caught:
+        project.split(images(1))
+    assert "\n" not in str(caught.value)
     assert project.table("data/splits/train.csv") == before
+
+
+def test_classes_without_an_image_to_train_on_are_named_in_one_error(project):
+    rows = images(20) + images(2, ["newt"], start=50_000, split="test")
+    with pytest.raises(UserError, match=r"no image trains newt \(2 test\): every class needs one"):
+        project.split(rows)
 
 
 def test_three_images_are_enough_for_three_sides(project):
@@ -377,8 +419,8 @@ def test_the_stage_ends_with_one_line_of_what_came_in_and_went_out(project, caps
     assert near > 20
     assert capsys.readouterr().out == (
         f"200 images: train {counts['train']}, val {counts['val']}, test {counts['test']}; "
-        f"0 left out; 0 with conflicting labels; {near} near-duplicates on another side "
-        "(see reports/data_issues.csv)\n"
+        f"0 left out; 0 with conflicting labels; {near} near-duplicates on another side; "
+        "0 worth a look (see reports/data_issues.csv)\n"
     )
 
 
@@ -437,6 +479,28 @@ def test_together_groups_that_share_a_picture_stay_together(project):
     assert sum(map(len, sides.values())) == 120
 
 
+def test_conflicts_between_copies_come_first_then_leaks_then_twins(project):
+    rows, pixels = shades(60)
+    rows = [row | {"label": "cat"} for row in rows[:60]] + [rows[60] | {"label": "dog"}]
+    twin = rows[3] | {"id": "twin", "path": "twin.png"}
+    liar = rows[5] | {"id": "liar", "path": "liar.png", "label": "dog"}
+    project.split([*rows, *images(9, ["dog"], start=500, row=0), twin, liar], pixels=pixels)
+    lines = project.table("reports/data_issues.csv")
+    kinds = [line["issue"] for line in lines]
+    order = ["conflicting labels", "left out", "near-duplicate", "identical"]
+    assert kinds == sorted(kinds, key=order.index)
+    exact, near = lines[:2]
+    assert {exact["path"], exact["other_path"]} == {"liar.png", rows[5]["path"]}
+    assert exact["distance"] == "0.0000"
+    assert {near["path"], near["other_path"]} == {rows[0]["path"], rows[60]["path"]}
+    assert 0 < float(near["distance"]) < 0.01
+    assert {near["label"], near["other_label"]} == {"cat", "dog"}
+    assert [line["path"] for line in lines if line["issue"] == "identical"] == ["twin.png"]
+    assert lines[-1]["side"] == lines[-1]["other_side"] != ""
+    found = project.data()["duplicates"]
+    assert (found["conflicting_labels"], found["near_conflicting_labels"]) == (1, 1)
+
+
 @pytest.mark.parametrize("name", ["index.csv", "dataset.json", "rejects.csv"])
 @pytest.mark.parametrize("content", [None, b"", b"\xff\x00"])
 def test_a_missing_or_damaged_input_is_one_line(project, name, content):
@@ -466,12 +530,14 @@ def test_paths_in_the_list_of_issues_are_safe_to_open(project, path):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    counts=st.lists(st.integers(3, 60), min_size=1, max_size=5),
+    counts=st.lists(st.integers(1, 60), min_size=1, max_size=5),
     test=st.sampled_from([0.1, 0.2, 0.33, 0.5]),
     val=st.sampled_from([0.0, 0.1, 0.25]),
     seed=st.integers(0, 2**32),
 )
-def test_stratified_shares_are_exact_and_every_class_is_on_every_side(counts, test, val, seed):
+def test_stratified_shares_are_exact_and_a_class_is_on_all_sides_it_has_images_for(
+    counts, test, val, seed
+):
     strata = np.repeat(np.arange(len(counts)), counts)
     places = np.random.default_rng(seed).random(len(strata))
     shares = {TEST: test, VAL: val}
@@ -480,7 +546,9 @@ def test_stratified_shares_are_exact_and_every_class_is_on_every_side(counts, te
         found = {side: int((sides[strata == k] == side).sum()) for side in (TRAIN, VAL, TEST)}
         assert found[TRAIN] >= 1
         for side, share in shares.items():
-            if share:
+            if count < (3 if side == VAL else 2):
+                assert found[side] == 0
+            elif share:
                 room = count - (2 if val else 1)
                 assert found[side] == min(max(1, int(count * share + 0.5)), room) or (
                     found[TRAIN] == 1

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from stages.errors import UserError
 from stages.images.decode import UnreadableImage, decode_with_facts
-from stages.images.fingerprints import digests, perceptual_hashes
+from stages.images.fingerprints import APPEARANCE, appearances, digests, perceptual_hashes
 from stages.images.reuse import FACT_TYPES, FACTS, Contents, Taken, Work, read_finished, take_over
 from stages.parameters.pixels import PixelSettings, Preprocessing
 from stages.progress import progress
@@ -264,11 +264,13 @@ def _decode_batch(
         except UnreadableImage as error:
             reasons[content] = str(error)
             continue
-        facts[len(done)] = (b"", b"", *seen, len(data))
+        facts[len(done)] = (b"", b"", *seen, len(data), *[0] * len(APPEARANCE))
         done.append(content)
     images, facts, rows = images[: len(done)], facts[: len(done)], np.array(done, np.int64)
     if done:
         facts["pixels"] = digests(images)
         facts["perceptual"] = perceptual_hashes(images)
+        for name, values in appearances(images).items():
+            facts[name] = values
         shards.write(rows, images)
     return rows, facts, reasons

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from stages.errors import UserError
 from stages.files import DATASET, INDEX, REJECTS
-from stages.images.fingerprints import digests
+from stages.images.fingerprints import APPEARANCE, digests
 from stages.parameters.pixels import Preprocessing
 from stages.store.blobs import checksums
 from stages.store.processed import Dataset, Pixels, Shards, shard_name
@@ -35,6 +35,7 @@ FACT_TYPES = {
     "format": "S8",
     "levels": "i4",
     "bytes": "i8",
+    **dict.fromkeys(APPEARANCE, "i4"),
 }
 FACTS = np.dtype(list(FACT_TYPES.items()))
 

@@ -16,6 +16,7 @@ from stages.files import (
     LEARNING_CURVE,
     LEARNING_CURVE_COLUMNS,
     LOG,
+    NEAR,
     PROCESSED,
     REJECTS,
     REJECTS_COLUMNS,
@@ -122,7 +123,7 @@ def read_results(folder: Path = Path()) -> Results:
         facts = _read_json(folder / DATA_SUMMARY)
     with made_by("split", folder / DATA_ISSUES):
         lines = read_table(folder / DATA_ISSUES).to_pylist()
-        near = [line for line in lines if line["distance"]][:SHOWN_NEAR]
+        near = [line for line in lines if line["issue"] == NEAR][:SHOWN_NEAR]
         for line in near:
             for side, id in ((line["side"], line["id"]), (line["other_side"], line["other_id"])):
                 if id not in sets[side].ids:

@@ -18,9 +18,9 @@ from stages.store.names import cell, path_cell
 # What a person should look at before trusting the data: one line an issue.
 
 
-NEAR = "near-duplicate"
-
-LISTED = 1000  # issues of a kind that are listed; data.json counts all of them
+# Issues of a kind that are listed; data.json counts all of them.
+LISTED = 1000
+LISTED_IMAGES = 100  # of a kind that single images are of: more are the nature of the set
 
 
 def conflicting(labels: np.ndarray, pixels: np.ndarray) -> np.ndarray:
@@ -50,6 +50,18 @@ def left_out(sides: np.ndarray, *twins: np.ndarray) -> np.ndarray:
     return np.stack([rows, others], axis=1)
 
 
+def identical(sides: np.ndarray, labels: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Images with the pixels and the label of an earlier one, int64 (k, 2) rows of the table.
+
+    Each is paired with the first of them. Those that are left out count for nothing here.
+    """
+    staying = np.flatnonzero(sides != LEFT_OUT)
+    same = pixels[staying] * (labels.max(initial=0) + 1) + labels[staying]
+    _, first, twin = np.unique(same, return_index=True, return_inverse=True)
+    pairs = np.stack([staying, staying[first[twin]]], axis=1)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
+
+
 def lines(
     issue: str,
     pairs: np.ndarray,
@@ -75,8 +87,28 @@ def lines(
             cell(labels[two]) if known else "",
             _name(sides[other]) if known else "",
             "" if distances is None else f"{distances[k]:.4f}",
+            "",
             ids[one],
             ids[two] if known else "",
+        )
+
+
+def image_lines(
+    issue: str, rows: np.ndarray, values: np.ndarray, images: pa.Table, sides: np.ndarray
+) -> Iterator[tuple[str, ...]]:
+    """Yield the lines (`ISSUES_COLUMNS`) for the first `LISTED_IMAGES` of `rows`."""
+    rows = rows[:LISTED_IMAGES]
+    table = images.select(["id", "path", "label"]).take(pa.array(rows)).to_pylist()
+    for image, value, row in zip(table, values.tolist(), rows.tolist(), strict=False):
+        yield (
+            issue,
+            path_cell(image["path"]),
+            cell(image["label"]),
+            _name(sides[row]),
+            *[""] * 4,
+            f"{value:.4g}",
+            image["id"],
+            "",
         )
 
 
@@ -124,6 +156,34 @@ def summarise(
         # "truncated: 12 of 90 bytes" and "truncated: 3 of 40 bytes" are one reason.
         "rejects": {"total": len(reasons)} | _common(Counter(r.split(":")[0] for r in reasons)),
     }
+
+
+Z = 1.96  # of a 95 % interval
+WIDE = 0.1  # an interval that tells little
+
+
+def notes(summary: dict[str, Any], validated: bool) -> list[str]:
+    """What the images of `summary` are too few to tell, a sentence each.
+
+    `validated`: whether a share of the images was to choose the best epoch.
+    """
+    sides, classes = summary["images"], summary["classes"]
+    said = []
+    if unseen := [name for name, counts in classes.items() if not counts["test"]]:
+        named = ", ".join(unseen[:5]) + (", ..." if len(unseen) > 5 else "")
+        said.append(
+            f"{len(unseen):,} of {len(classes):,} classes without a test image, so nothing is known"
+            f" of how well they are told: {named}"
+        )
+    # Wilson's interval where all are right, which is the narrowest.
+    if (width := Z**2 / (sides["test"] + Z**2)) > WIDE:
+        said.append(
+            f"{sides['test']:,} test images: the 95 % interval of the accuracy will be at least "
+            f"{100 * width:.0f} points wide, so add images, or go by cross-validation"
+        )
+    if validated and not sides["val"]:
+        said.append("no validation images, so nothing chooses the best epoch")
+    return said
 
 
 def write_summary(summary: dict[str, Any], path: Path) -> None:

@@ -44,21 +44,22 @@ def parse_hashes(hexadecimal: pa.ChunkedArray) -> np.ndarray:
 
 
 def near_duplicates(
-    hashes: np.ndarray, sides: np.ndarray, read: Callable[[np.ndarray], np.ndarray]
+    hashes: np.ndarray, rank: np.ndarray, read: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pair each image that is held back with its nearest copy on a side held back less.
+    """Pair each image with its nearest copy among those of a lower `rank`.
 
-    `hashes` uint64 (n,), `sides` int8 (n,); `read` gives the pixels of the images whose numbers
-    int64 (m,) it gets, uint8 (m, h, w, c). Returns int64 (k, 2) pairs of images (held back, its
-    copy) and their distances float64 (k,), 1 - correlation of the pixels, sorted by distance.
+    `hashes` uint64 (n,); `rank` int (n,) is how far the side of an image is held back
+    (`splits.RANK`), or another number by which images that are not to be compared are equal,
+    negative for those that take no part. `read` gives the pixels of the images whose numbers int64
+    (m,) it gets, uint8 (m, h, w, c). Returns int64 (k, 2) pairs (image, its copy of lower rank) and
+    their distances float64 (k,), 1 - correlation of the pixels, sorted by distance.
     """
     compare = _Comparison(len(hashes), read)
-    rank = RANK[sides]
     nearest, distance = np.full(len(hashes), -1, np.int64), np.full(len(hashes), np.inf)
     for left, right in _candidates(hashes, rank):
-        held_back = np.where(rank[left] > rank[right], left, right)
-        limit = np.minimum(distance[held_back], DISTANCE)
-        pairs, distances = compare.similar(held_back, left + right - held_back, limit)
+        higher = np.where(rank[left] > rank[right], left, right)
+        limit = np.minimum(distance[higher], DISTANCE)
+        pairs, distances = compare.similar(higher, left + right - higher, limit)
         # With the nearest found so far; of equally near ones the first image counts.
         seen = np.unique(pairs[:, 0])
         seen = seen[nearest[seen] >= 0]

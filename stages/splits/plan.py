@@ -120,8 +120,8 @@ def stratified(
 
     Units go in order of `positions` float64 (m,): the first of a stratum test, the next
     choose, the rest train. `sizes` int64 (m,) are images a unit; with one image each the
-    shares are exact to rounding. A stratum with enough units has one on every side.
-    Returns int8 (m,).
+    shares are exact to rounding. A stratum with enough units has one on every side; of two, one
+    trains and one tests, and a single one trains. Returns int8 (m,).
     """
     sides = np.full(len(positions), TRAIN, np.int8)
     asked = [side for side in (TEST, VAL) if shares.get(side, 0.0) > 0]
@@ -132,7 +132,8 @@ def stratified(
         ends = np.cumsum(sizes[units])
         middles = ends - sizes[units] / 2
         first, goal = 0, 0
-        for left, side in zip(range(len(asked), 0, -1), asked, strict=True):
+        served = asked[: len(units) - 1]
+        for left, side in zip(range(len(served), 0, -1), served, strict=True):
             goal += max(1, int(ends[-1] * shares[side] + 0.5))
             last = int(np.searchsorted(middles, goal))
             last = max(first + 1, min(last, len(units) - left))
@@ -210,7 +211,7 @@ def plan_sides(
     groups that they connect, as one. `hash` draws each for itself, as growth would otherwise
     move images from side to side, and leaves out those with a relative that is held back more.
 
-    Raises `UserError` if a class has no image on a side that was drawn, or none to train on.
+    Raises `UserError` if a class has no image to train on, or if there is none to test.
     """
     groups = images["group"] if group_by is None else group_names(images["path"], group_by)
     pixels, _ = encode(images["pixels"])
@@ -246,8 +247,9 @@ def plan_sides(
     # Twins, identical in pixels but not as files, may have been drawn apart.
     sides[leaking(sides, pixels) | leaking(sides, kin)] = LEFT_OUT
 
-    near = "" if relatives is None else ", and near-duplicates,"
-    _check_classes(sides, labels, classes, [side for side in shares if shares[side] > 0], near)
+    _check_classes(
+        sides, labels, classes, ", and near-duplicates," if relatives is not None else ""
+    )
     return Plan(sides, labels, pixels, kin)
 
 
@@ -257,24 +259,18 @@ def _numbers(values: pa.ChunkedArray, known: list[str] | tuple[str, ...]) -> np.
     return pc.fill_null(found, -1).to_numpy().astype(np.int64)
 
 
-def _check_classes(
-    sides: np.ndarray, labels: np.ndarray, classes: list[str], drawn: list[int], near: str
-) -> None:
-    needed = sorted([TRAIN, *drawn])
-    counts = np.stack([np.bincount(labels[sides == s], minlength=len(classes)) for s in needed])
-    short = np.flatnonzero((counts == 0).any(axis=0))
-    if not len(short):
+def _check_classes(sides: np.ndarray, labels: np.ndarray, classes: list[str], near: str) -> None:
+    counts = [np.bincount(labels[sides == s], minlength=len(classes)) for s in (TRAIN, TEST)]
+    short = np.flatnonzero(counts[0] == 0)
+    if not len(short) and counts[1].any():
         return
-    named = [
-        f"{classes[label]} ("
-        + ", ".join(f"{n} {SIDES[s]}" for s, n in zip(needed, counts[:, label], strict=True))
-        + ")"
-        for label in short[:5]
-    ]
-    more = f" and {len(short) - 5} more" if len(short) > 5 else ""
+    if len(short):
+        named = [f"{classes[label]} ({counts[1][label]} test)" for label in short[:5]]
+        more = f" and {len(short) - 5} more" if len(short) > 5 else ""
+        what = f"no image trains {', '.join(named)}{more}: every class needs one"
+    else:
+        what = "no image is left to test: a class needs two for one of them to test"
     raise UserError(
-        f"too few images to split {'class' if len(short) == 1 else 'classes'} "
-        f"{', '.join(named)}{more}: every class needs an image on each side, and identical "
-        f"or grouped images{near} count as one; add images, drop the class, or change split.val, "
-        f"split.test or split.method"
+        f"too few images to split; {what}, and identical or grouped images{near} count as one; "
+        "add images, drop the class, or change split.val, split.test or split.method"
     )

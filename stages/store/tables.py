@@ -20,6 +20,10 @@ NUMBERS = {
     "height": pa.int64(),
     "levels": pa.int64(),
     "bytes": pa.int64(),
+    "darkest": pa.int64(),
+    "brightest": pa.int64(),
+    "entropy": pa.int64(),
+    "sharpness": pa.int64(),
     "confidence": pa.float64(),
 }
 
