@@ -11,6 +11,8 @@ DOWNLOADS = Path(os.environ.get("IMAGE_DOWNLOADS") or "data/downloads")
 SEEN = Path("data/.seen")
 
 # preprocess
+# download.corrections, unless it names another file: labels that people mended, kept in git.
+CORRECTIONS = Path("data/corrections.csv")
 PROCESSED = Path("data/processed")  # pixels in shards, DATASET, INDEX and REJECTS
 DECODED_SO_FAR = Path("data/.processed")  # by a run that has not ended, or has failed
 
@@ -61,6 +63,10 @@ SIDES = ("train", "val", "test", "extra")
 # name there.
 MANIFEST = "manifest.csv"
 MANIFEST_COLUMNS = ("id", "path", "label", "split", "group", "sha256", "shard", "member")
+
+# In download.corrections: the right label of an image, or `-` to remove it. Only `id` and `label`
+# are needed; `path` and `note` are for people.
+CORRECTIONS_COLUMNS = ("id", "path", "label", "note")
 
 # In PROCESSED: one line an image that could be read, and one for each that could not.
 DATASET = "dataset.json"

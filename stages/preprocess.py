@@ -1,11 +1,13 @@
 """Turn the raw images into pixels of one size: decoded, upright, resized, in a few shards.
 
-Reads data/raw; writes data/processed, of which it reuses what has not changed.
+Reads data/raw and the corrections of its labels; writes data/processed, of which it reuses what has
+not changed.
 """
 
 import csv
 import shutil
 import sys
+from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,9 +25,11 @@ from stages.files import (
 )
 from stages.images.fingerprints import DECODER
 from stages.images.process import Processed, process
+from stages.parameters.download import Download
 from stages.parameters.pixels import PixelSettings, Preprocessing
 from stages.parameters.preprocess import Preprocess
 from stages.parameters.section import read_settings
+from stages.store.corrections import Corrected, correct, read_corrections
 from stages.store.outputs import outputs_of
 from stages.store.processed import Dataset, digest_tables, natural_order
 from stages.store.raw import read_manifest
@@ -43,7 +47,9 @@ def main() -> None:
         settings = read_settings(Preprocess)
         pixel_settings = settings.model_dump(include=set(PixelSettings.model_fields))
         preprocessing = Preprocessing(**pixel_settings, decoder=DECODER)
-        folder, manifest = outputs.directory(PROCESSED), read_raw()
+        folder = outputs.directory(PROCESSED)
+        table = read_settings(Download).corrections
+        manifest, corrected = correct(read_raw(), *read_corrections(table), table)
         images = process(RAW, manifest, preprocessing, DECODED_SO_FAR, PROCESSED, settings.workers)
         check(images, settings.max_rejects)
         shards = images.publish(folder)
@@ -56,9 +62,10 @@ def main() -> None:
             preprocess=preprocessing,
             tables=digest_tables(folder),
             shards=shards,
+            corrections=asdict(corrected),
         ).save(folder)
     shutil.rmtree(DECODED_SO_FAR)
-    print(summary(images))
+    print(summary(images, corrected))
     warn_of_narrow_ranges(images, settings.sixteen_bit)
 
 
@@ -127,7 +134,7 @@ def _some(names: list[str], most: int, separator: str = ", ") -> str:
     return separator.join(names[:most] + ["..."] * (len(names) > most))
 
 
-def summary(images: Processed) -> str:
+def summary(images: Processed, corrected: Corrected) -> str:
     """What was done, in one line whose figures add up."""
     contents, taken = images.contents, images.taken
     readable, total, rejected = contents.readable, len(images.manifest), len(images.rejects())
@@ -141,7 +148,8 @@ def summary(images: Processed) -> str:
     damage = [f"{PROCESSED / name} damaged and made anew" for name in images.damaged_tables]
     if damaged := int((taken.damaged & ~taken.known).sum()):
         damage.append(f"{damaged:,} damaged and decoded again")
-    return "; ".join([f"{total:,} images: " + ", ".join(parts), *damage])
+    mended = [str(corrected)] if str(corrected) else []
+    return "; ".join([f"{total:,} images: " + ", ".join(parts), *mended, *damage])
 
 
 if __name__ == "__main__":

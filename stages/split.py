@@ -89,6 +89,7 @@ def split(outputs: Outputs) -> str:
         "near_unchecked": unchecked(hashes, plan.sides),
     }
     summary["odd"] = {kind: len(rows) for kind, (rows, _) in odd.items()}
+    summary["corrections"] = dataset.corrections
     summary["notes"] = describe.notes(summary, settings.val > 0)
     issues = [
         *describe.lines(CONFLICT, conflicts, images, plan.sides, np.zeros(len(conflicts))),

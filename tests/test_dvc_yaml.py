@@ -46,7 +46,7 @@ stages/report/*                      plot
 stages/figures/*                     plot
 stages/plot.py                       plot
 
-stages/parameters/download.py        download plot
+stages/parameters/download.py        download preprocess plot
 stages/parameters/pixels.py          preprocess split features train evaluate plot
 stages/parameters/preprocess.py      preprocess plot
 stages/parameters/split.py           split plot
@@ -63,6 +63,7 @@ stages/files.py                      download preprocess split features train ev
 stages/store/features.py             features train
 stages/store/archives.py             download preprocess
 stages/store/blobs.py                download preprocess split features train evaluate plot
+stages/store/corrections.py          preprocess
 stages/store/raw.py                  download preprocess
 stages/store/processed.py            preprocess split features train evaluate plot
 stages/store/image_set.py            features train evaluate plot

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.errors import UserError
-from stages.sources.layout import read_label, read_layout
-from stages.store.names import printable
+from stages.sources.layout import read_layout
+from stages.store.names import printable, read_label
 
 # Surrogates too: Python stands with them for bytes that are not UTF-8.
 ANY = st.text(st.characters(codec=None, exclude_categories=()), max_size=30)

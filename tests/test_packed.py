@@ -68,6 +68,12 @@ def test_a_missing_folder_keeps_what_is_packed(packed, capsys):
     assert "data/inbox is missing: keeping the 3 images" in capsys.readouterr().out
 
 
+def test_another_table_of_corrections_is_no_other_source(packed, capsys):
+    set_download(source="folder", corrections="data/mended.csv")
+    stages.download.main()
+    assert "keeping the 3 images" in capsys.readouterr().out
+
+
 def test_a_default_that_was_not_recorded_yet_is_no_other_setting(packed, capsys):
     set_download(source="folder", path="data/inbox", label_pattern=None)
     stages.download.main()
@@ -157,6 +163,7 @@ def test_a_clone_keeps_what_dvc_pulled(tmp_path):
     owner, clone = tmp_path / "owner", tmp_path / "clone"
     for name in (
         "dvc.yaml",
+        "data/corrections.csv",
         ".dvcignore",
         ".gitignore",
         "stages",

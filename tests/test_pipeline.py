@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 COPIED = (
     "dvc.yaml",
     "params.yaml",
+    "data/corrections.csv",
     ".dvcignore",
     ".gitignore",
     "stages",
@@ -160,9 +161,8 @@ def test_forced_again_every_output_has_the_same_bytes(project):
 
 
 def test_without_dvc_the_stages_one_after_another_give_the_same_bytes(project, tmp_path):
-    copy(
-        project, tmp_path, ("params.yaml", "dvc.yaml", "stages", "data/inbox", "models/pretrained")
-    )
+    inputs = ("data/inbox", "data/corrections.csv", "models/pretrained")
+    copy(project, tmp_path, ("params.yaml", "dvc.yaml", "stages", *inputs))
     for stage in ("download", "preprocess", "split", "features", "train", "evaluate", "plot"):
         call(tmp_path, sys.executable, "-m", f"stages.{stage}")
     expected, made = outputs(project), outputs(tmp_path)
@@ -277,6 +277,24 @@ def test_a_colleague_pulls_model_and_data_from_the_remote(project, tmp_path):
     call(clone, "dvc", "pull")
     for name in ("models/model.keras", "data/raw/manifest.csv", "reports/report.html"):
         assert (clone / name).read_bytes() == (project / name).read_bytes()
+
+
+def test_a_corrected_label_reruns_preprocess_and_decodes_nothing(project):
+    before = (project / "data/raw/manifest.csv").read_bytes()
+    first, second, *_ = (project / "data/processed/index.csv").read_text().splitlines()[1:]
+    table = project / "data/corrections.csv"
+    lines = [f"{first.split(',')[0]},,red 'quoted'", f"{second.split(',')[0]},,-"]
+    table.write_text("id,path,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    assert set(json.loads(call(project, "dvc", "status", "preprocess", "--json"))) == {"preprocess"}
+    said = call(project, "dvc", "repro", "split")
+    assert "Stage 'download' didn't change, skipping" in said
+    assert "0 decoded, 39 reused, 2 rejected" in said
+    assert "1 label corrected, 1 image removed" in said
+    assert (project / "data/raw/manifest.csv").read_bytes() == before
+    data = json.loads((project / "reports/data.json").read_text(encoding="utf-8"))
+    assert data["corrections"] == {"relabelled": 1, "removed": 1, "unmatched": 0, "moved": 0}
+    call(project, "git", "checkout", "--quiet", ".")
+    call(project, "dvc", "checkout")
 
 
 def test_a_photo_moved_to_another_class_is_noticed_and_reruns_what_is_needed(project):

@@ -16,7 +16,8 @@ import numpy as np
 from stages.images.decode import UnreadableImage, decode
 from stages.parameters.pixels import PixelSettings
 from stages.sources.fetch import fetch_bytes
-from stages.sources.layout import clean_label, is_hidden, is_image
+from stages.sources.layout import is_hidden, is_image
+from stages.store.names import clean_label
 
 # What to classify: files, folders, globs, URLs and lists, as one sequence of image files.
 

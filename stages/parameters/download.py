@@ -38,6 +38,7 @@ class Download(Section):
     table: str = Field("labels.csv", min_length=1)
     columns: Columns = Columns()
     label_pattern: str | None = Field(None, min_length=1)
+    corrections: str = Field("data/corrections.csv", min_length=1)
 
     @property
     def urls(self) -> list[str]:
@@ -49,7 +50,7 @@ class Download(Section):
         """`sha256` as a list, in lower case, in the order of `urls`; empty for none."""
         return [pin.lower() for pin in _as_list(self.sha256)]
 
-    @field_validator("path", "table")
+    @field_validator("path", "table", "corrections")
     @classmethod
     def _a_possible_path(cls, path: str) -> str:
         if "\0" in path:

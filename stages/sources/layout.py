@@ -1,14 +1,12 @@
 """What surrounds an image says: its class, and the side of the split it was given."""
 
-import functools
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from stages.errors import UserError
-from stages.store.names import printable
+from stages.store.names import printable, read_label
 
 # Folder names (in any letter case) and values of a split column, and the side they declare.
 SIDE_NAMES = {
@@ -33,11 +31,6 @@ IMAGE_SUFFIXES = (
 # Larger files are no photos, but damage or an attack on memory.
 LARGEST_IMAGE = 2**28
 
-# Class names end in pages, tables and terminals, which would obey these instead of showing them.
-MARKUP = re.compile("<[A-Za-z/!?]")
-FORMULA = re.compile(r"[=@]|[+-](?!(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$)", re.ASCII)
-LONGEST_LABEL = 255  # bytes, as of a file name
-
 # Left by operating systems and file managers; so is whatever starts with a dot.
 OS_FILES = frozenset(["__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"])
 
@@ -58,38 +51,6 @@ def report_ignored(paths: Sequence[str], where: str) -> None:
         kinds = Counter(PurePosixPath(path).suffix or PurePosixPath(path).name for path in paths)
         named = ", ".join(f"{printable(kind)} ({count})" for kind, count in kinds.most_common(5))
         print(f"{where}: passed over {len(paths):,} files that are not images: {named}")
-
-
-def clean_label(name: str) -> str:
-    """A class name in the one form (Unicode NFC) in which equal names are equal text."""
-    return unicodedata.normalize("NFC", name.strip())
-
-
-def read_label(name: str, where: str) -> str:
-    """The class that `name` says, in the form of `clean_label`.
-
-    Raises `UserError` for a name that would not be shown but obeyed where people look at classes:
-    on a page, in a terminal, in a table.
-    """
-    label = clean_label(name)
-    if problem := _label_problem(label):
-        raise UserError(f"{where}: the class name '{printable(label)[:100]}' {problem}; rename it")
-    return label
-
-
-@functools.lru_cache(maxsize=10_000)
-def _label_problem(label: str) -> str:
-    if not label:
-        return "is empty"
-    if printable(label) != label:
-        return "has characters that cannot be shown"
-    if MARKUP.search(label):
-        return "has a < that HTML takes for the start of a tag"
-    if FORMULA.match(label):
-        return f"begins with {label[0]}, which spreadsheets take for a formula"
-    if len(label.encode()) > LONGEST_LABEL:
-        return f"is longer than {LONGEST_LABEL} bytes"
-    return ""
 
 
 def read_layout(

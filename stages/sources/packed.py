@@ -32,7 +32,11 @@ def packed_images(settings: Download, raw: Path, lock: Path) -> int | None:
     if settings.source not in LOCAL_SOURCES or settings.url or _holds_files(settings.path):
         return None
     locked, made = _locked(lock)
-    if locked != settings:
+    # Corrections of labels are applied to what is packed, and change nothing in it.
+    if (
+        locked is None
+        or locked.model_copy(update={"corrections": settings.corrections}) != settings
+    ):
         return None
     missing = f"{settings.path} holds no files"
     if not (raw / MANIFEST).is_file():

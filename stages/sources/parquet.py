@@ -12,9 +12,9 @@ from typing import Any
 from stages.errors import UserError
 from stages.parameters.download import Columns
 from stages.progress import progress
-from stages.sources.layout import check_classes, check_image_size, read_label, side_of_file
+from stages.sources.layout import check_classes, check_image_size, side_of_file
 from stages.sources.table import check_side
-from stages.store.names import printable
+from stages.store.names import printable, read_label
 from stages.store.raw import RawImage
 
 ROWS_AT_ONCE = 64

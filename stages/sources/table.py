@@ -1,27 +1,24 @@
 """Images that a CSV table names: file, label, and if it likes split and group."""
 
-import csv
-import io
-import itertools
 import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from stages.errors import UserError
 from stages.parameters.download import Columns
 from stages.progress import progress
 from stages.sources.archive import read_members
 from stages.sources.folder import folder_image, known_hashes
-from stages.sources.layout import SIDE_NAMES, check_classes, check_image_size, read_label
+from stages.sources.layout import SIDE_NAMES, check_classes, check_image_size
 from stages.store.archives import read_archive
-from stages.store.names import printable
+from stages.store.names import printable, read_label
 from stages.store.raw import Entry, RawImage
+from stages.store.tables import foreign_table
 
 # Larger ones are no tables of labels: five million lines are smaller.
 LARGEST_TABLE = 2**28
-LONGEST_LINE = 2**20  # characters
 
 
 class Row(NamedTuple):
@@ -99,59 +96,30 @@ def read_rows(
 ) -> list[Row]:
     """The lines of the CSV file `content`, sorted by path; a line that comes twice counts once.
 
-    UTF-8 with or without a byte order mark; separated by commas, semicolons or tabs. Columns
-    other than `columns` have no meaning here. Absolute paths may lead into `folder`, that of the
-    table. Raises `UserError` for a table that is wrong.
+    Columns other than `columns` have no meaning here. Absolute paths may lead into `folder`, that
+    of the table. Raises `UserError` for a table that is wrong.
     """
-    head = content[:LONGEST_LINE].decode("utf-8-sig", "replace").lstrip("\r\n").split("\n", 1)[0]
-    separator = max(",;\t", key=head.count)
-    text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
-    reader = csv.DictReader(_lines(text, where), delimiter=separator, strict=True)
+    header, lines = foreign_table(content, where)
+    _check_columns(header, columns, where)
     tops = _absolute(folder)
     found: dict[str, Row] = {}
     doubles = 0
-    try:
-        _check_columns(reader.fieldnames or [], columns, where)
-        for values in reader:
-            row = _row(values, columns, reader.line_num, where, tops)
-            known = found.setdefault(row.path, row)
-            if known[:-1] != row[:-1]:
-                raise UserError(
-                    f"{where} says of {printable(row.path)} in line {known.line} "
-                    f"{', '.join(filter(None, known[1:-1]))} and in line {row.line} "
-                    f"{', '.join(filter(None, row[1:-1]))}; remove one of the lines"
-                )
-            doubles += known is not row
-    except UnicodeDecodeError:
-        raise UserError(
-            f"{where}, line {_undecodable_line(content)}, is not UTF-8; save the table as UTF-8"
-        ) from None
-    except csv.Error as error:
-        raise UserError(f"{where}, after line {reader.line_num}: {error}") from None
+    for line, values in lines:
+        row = _row(values, columns, line, where, tops)
+        known = found.setdefault(row.path, row)
+        if known[:-1] != row[:-1]:
+            raise UserError(
+                f"{where} says of {printable(row.path)} in line {known.line} "
+                f"{', '.join(filter(None, known[1:-1]))} and in line {row.line} "
+                f"{', '.join(filter(None, row[1:-1]))}; remove one of the lines"
+            )
+        doubles += known is not row
     if doubles:
         print(f"{where}: {doubles:,} lines come twice and count once")
     if not found:
         raise UserError(f"{where} names no images")
     check_classes({row.label for row in found.values()}, where)
     return sorted(found.values(), key=lambda row: printable(row.path))
-
-
-def _lines(text: TextIO, where: str) -> Iterator[str]:
-    for number in itertools.count(1):
-        line = text.readline(LONGEST_LINE)
-        if not line:
-            return
-        if len(line) == LONGEST_LINE:
-            raise UserError(f"{where}, line {number}, is too long for a line of a table")
-        yield line
-
-
-def _undecodable_line(content: bytes) -> int:
-    try:
-        content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        return content[: error.start].count(b"\n") + 1
-    return 0
 
 
 def _absolute(folder: Path | None) -> list[str]:
@@ -198,8 +166,6 @@ def _check_columns(header: Iterable[str], columns: Columns, where: str) -> None:
 
 def _row(values: dict, columns: Columns, line: int, where: str, tops: list[str]) -> Row:
     at = f"{where}, line {line}"
-    if None in values or None in values.values():
-        raise UserError(f"{at}, has another number of fields than the header")
     path, label = values[columns.file].strip(), values[columns.label].strip()
     if not path or not label:
         raise UserError(f"{at}, lacks {'its file' if not path else 'a label'}")

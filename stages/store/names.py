@@ -1,9 +1,13 @@
 """Names that others chose, made safe for people's eyes and programs."""
 
+import functools
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
+
+from stages.errors import UserError
 
 # What a terminal, a page or a table would obey instead of showing: control characters, line and
 # paragraph separators, marks that reverse the direction of writing, and halves of a character
@@ -15,6 +19,11 @@ UNSHOWABLE = re.compile(
 _MARKUP = re.compile(r"[&<>\"'\\`*\[\]|~@#$]|(?<![^\W_])_|_(?![^\W_])")
 _FORMULA = tuple("=+-@\t\r")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+# Class names end in pages, tables and terminals, which would obey these instead of showing them.
+LABEL_MARKUP = re.compile("<[A-Za-z/!?]")
+LABEL_FORMULA = re.compile(r"[=@]|[+-](?!(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$)", re.ASCII)
+LONGEST_LABEL = 255  # bytes, as of a file name
 
 
 def printable(name: str) -> str:
@@ -39,6 +48,38 @@ def cell(text: str, mark: str = "'") -> str:
 def path_cell(path: str) -> str:
     """`path` as `cell` writes it; ./=x is the same file as =x, and no formula."""
     return cell(path, "./")
+
+
+def clean_label(name: str) -> str:
+    """A class name in the one form (Unicode NFC) in which equal names are equal text."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def read_label(name: str, where: str) -> str:
+    """The class that `name` says, in the form of `clean_label`.
+
+    Raises `UserError` for a name that would not be shown but obeyed where people look at classes:
+    on a page, in a terminal, in a table.
+    """
+    label = clean_label(name)
+    if problem := _label_problem(label):
+        raise UserError(f"{where}: the class name '{printable(label)[:100]}' {problem}; rename it")
+    return label
+
+
+@functools.lru_cache(maxsize=10_000)
+def _label_problem(label: str) -> str:
+    if not label:
+        return "is empty"
+    if printable(label) != label:
+        return "has characters that cannot be shown"
+    if LABEL_MARKUP.search(label):
+        return "has a < that HTML takes for the start of a tag"
+    if LABEL_FORMULA.match(label):
+        return f"begins with {label[0]}, which spreadsheets take for a formula"
+    if len(label.encode()) > LONGEST_LABEL:
+        return f"is longer than {LONGEST_LABEL} bytes"
+    return ""
 
 
 def markdown(text: object) -> str:

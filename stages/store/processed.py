@@ -47,6 +47,8 @@ class Dataset(BaseModel):
     """What dataset.json says: `classes` in label order, `shape` (height, width, channels), and
     with what settings the pixels were made.
 
+    `corrections` counts the labels that people mended, by what was done.
+
     By `tables`, the SHA-256 of the tables beside it, and `shards`, the CRC-32 of the shards, what
     is reused is known to be what was written. A CRC is three times as fast as the digests of
     single images in index.csv, which tell what of a damaged shard is still sound.
@@ -59,6 +61,7 @@ class Dataset(BaseModel):
     preprocess: Preprocessing
     tables: dict[str, str] = {}
     shards: dict[str, int] = {}
+    corrections: dict[str, int] = {}
 
     def save(self, folder: Path) -> None:
         text = json.dumps(self.model_dump(), indent=2, ensure_ascii=False)
