@@ -23,6 +23,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
         ("shallow", (200, 200, 3), 4, 10_250_788),
         ("residual", (32, 32, 3), 10, 2_782_154),
         ("efficientnet_lite0", (224, 224, 3), 1000, 4_694_024),
+        ("efficientnet_lite2", (260, 260, 3), 1000, 6_150_168),
     ],
 )
 def test_an_architecture_has_exactly_so_many_parameters(name, shape, outputs, parameters):
@@ -211,7 +212,7 @@ def test_normalisations_folded_into_convolutions_change_nothing(name, settings, 
         ({"weights": "imagenet"}, "model.weights: imagenet is for model.name: backbone"),
         (
             {"name": "backbone", "weights": "bundled"},
-            "model.weights: bundled is for model.name: efficientnet_lite0; backbone has no",
+            "model.weights: bundled is for model.name: efficientnet_lite0 or efficientnet_lite2; ",
         ),
         (
             {"name": "efficientnet_lite0", "weights": "imagenet"},

@@ -168,7 +168,7 @@ def shrunk(name: str) -> dict:
     values["train"]["fine_tune"]["frozen_epochs"] = 0
     values["plot"] |= {"samples": 4, "mistakes": 4}
     values["evaluate"]["grad_cam"] = min(values["evaluate"]["grad_cam"], 2)
-    if values["model"]["name"] == "efficientnet_lite0":  # takes images of any size
+    if values["model"]["weights"] == "bundled":  # takes images of any size
         values["preprocess"]["size"] = [64, 64]
     return values
 

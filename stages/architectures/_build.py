@@ -75,9 +75,10 @@ def build_model(
     if takes_weights:
         arguments["weights"] = weights
     if weights in NAMED_WEIGHTS:
-        if name != NAMED_WEIGHTS[weights]:
+        if name not in NAMED_WEIGHTS[weights]:
+            owners = " or ".join(NAMED_WEIGHTS[weights])
             raise UserError(
-                f"model.weights: {weights} is for model.name: {NAMED_WEIGHTS[weights]}; "
+                f"model.weights: {weights} is for model.name: {owners}; "
                 f"{name} has no weights of that name"
             )
     elif weights:

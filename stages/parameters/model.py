@@ -11,8 +11,11 @@ from stages.parameters.section import Section
 LARGEST = 2**31  # number
 LONGEST = 1000  # list
 
-# Weights that go by a name, and the architecture that has them; all others are a file.
-NAMED_WEIGHTS = {"imagenet": "backbone", "bundled": "efficientnet_lite0"}
+# Weights that go by a name, and the architectures that have them; all others are a file.
+NAMED_WEIGHTS = {
+    "imagenet": ("backbone",),
+    "bundled": ("efficientnet_lite0", "efficientnet_lite2"),
+}
 
 
 def _plain(value: object, key: str = "") -> object:

@@ -15,23 +15,29 @@ from sklearn.datasets import load_sample_images
 from training_workspace import make_workspace
 
 from stages import train
-from stages.architectures import build_model, efficientnet_lite0, portable
+from stages.architectures import build_model, efficientnet_lite0, efficientnet_lite2, portable
+from stages.architectures._efficientnet_lite import bundled_tensors
 from stages.architectures._torch_file import read_tensors
-from stages.architectures.efficientnet_lite0 import bundled_tensors
 from stages.errors import UserError
 from stages.inference.explain import grad_cam, last_convolution, layer_table
 
 CHINA, FLOWER = load_sample_images().images
 
 
+KINDS = {
+    "efficientnet_lite0": efficientnet_lite0.KIND,
+    "efficientnet_lite2": efficientnet_lite2.KIND,
+}
+
+
 @pytest.fixture(scope="module")
 def tensors():
-    return bundled_tensors()
+    return {name: bundled_tensors(kind) for name, kind in KINDS.items()}
 
 
-def features(images: np.ndarray) -> np.ndarray:
+def features(images: np.ndarray, name: str = "efficientnet_lite0") -> np.ndarray:
     """What the bundled weights make of `images` uint8 (n, h, w, c): float32 (n, 1280)."""
-    model = build_model("efficientnet_lite0", images.shape[1:], 2, weights="bundled")
+    model = build_model(name, images.shape[1:], 2, weights="bundled")
     return keras.Model(model.inputs[0], model.layers[-1].input)(images).numpy()
 
 
@@ -51,6 +57,10 @@ def resized(image: np.ndarray) -> np.ndarray:
 
 def reference(tensors: dict[str, np.ndarray], image: np.ndarray) -> np.ndarray:
     """Features float64 (1280,) of an image (h, w, 3)."""
+    blocks = [name.split(".")[1] for name in tensors if name.endswith("_depthwise_conv.weight")]
+    channels = [tensors[f"_blocks.{number}._project_conv.weight"].shape[0] for number in blocks]
+    stages = list(dict.fromkeys(channels))
+    halving = {channels.index(stages[stage]) for stage in (1, 2, 3, 5)}  # their first blocks
 
     def normalized(x: np.ndarray, name: str, relu6: bool = True) -> np.ndarray:
         scale, offset, mean, variance = (
@@ -62,11 +72,11 @@ def reference(tensors: dict[str, np.ndarray], image: np.ndarray) -> np.ndarray:
 
     x = (image.astype(float) - 127) / 128
     x = normalized(convolved(x, tensors["_conv_stem.weight"], 2), "_bn0")
-    for number in range(16):
+    for number in range(len(blocks)):
         block, start = f"_blocks.{number}", x
         if f"{block}._expand_conv.weight" in tensors:
             x = normalized(convolved(x, tensors[f"{block}._expand_conv.weight"]), f"{block}._bn0")
-        stride = 2 if number in (1, 3, 5, 11) else 1
+        stride = 2 if number in halving else 1
         x = convolved(x, tensors[f"{block}._depthwise_conv.weight"], stride)
         x = normalized(x, f"{block}._bn1")
         x = convolved(x, tensors[f"{block}._project_conv.weight"])
@@ -95,18 +105,18 @@ def convolved(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "image",
+    ("name", "image"),
     [
-        centre(CHINA, 224, 224),
-        centre(FLOWER, 161, 97),
-        resized(data.coffee()),
-        centre(data.rocket(), 96, 128),
+        ("efficientnet_lite0", centre(CHINA, 224, 224)),
+        ("efficientnet_lite0", centre(FLOWER, 161, 97)),
+        ("efficientnet_lite2", resized(data.coffee())),
+        ("efficientnet_lite2", centre(data.rocket(), 96, 128)),
     ],
     ids=["china", "flower", "coffee", "rocket"],
 )
-def test_features_are_those_of_a_forward_pass_in_numpy(tensors, image):
-    expected = reference(tensors, image)
-    np.testing.assert_allclose(features(image[None])[0], expected, atol=1e-5 * expected.max())
+def test_features_are_those_of_a_forward_pass_in_numpy(tensors, name, image):
+    expected = reference(tensors[name], image)
+    np.testing.assert_allclose(features(image[None], name)[0], expected, atol=1e-5 * expected.max())
 
 
 @pytest.mark.parametrize(
@@ -124,16 +134,18 @@ def test_features_are_those_that_pytorch_gave(side, every_160th, mean, largest):
     assert (found.argmax(), found.max()) == (largest[0], pytest.approx(largest[1], abs=1e-4))
 
 
-def test_the_classes_of_imagenet_come_out_for_photos_of_them(tensors):
+@pytest.mark.parametrize("name", KINDS)
+def test_the_classes_of_imagenet_come_out_for_photos_of_them(tensors, name):
     photos = {
         "palace": (CHINA, 698),
-        "daisy": (FLOWER, 985),
         "Egyptian cat": (data.chelsea(), 285),
         "espresso": (data.coffee(), 967),
-        "missile": (data.rocket(), 657),
     }
+    if name == "efficientnet_lite0":  # neither a dahlia nor a launch pad is a class of ImageNet
+        photos |= {"daisy": (FLOWER, 985), "missile": (data.rocket(), 657)}
     images = np.stack([resized(image) for image, _ in photos.values()])
-    logits = features(images) @ tensors["_fc.weight"].T + tensors["_fc.bias"]
+    last = tensors[name]["_fc.weight"].T, tensors[name]["_fc.bias"]
+    logits = features(images, name) @ last[0] + last[1]
     assert logits.argmax(1).tolist() == [number for _, number in photos.values()]
 
 
@@ -176,11 +188,11 @@ def test_a_file_that_is_not_the_known_one_is_refused(tmp_path, monkeypatch, cont
     (package / "models").mkdir(parents=True)
     (package / "__init__.py").touch()
     if content is not None:
-        (tmp_path / package / efficientnet_lite0.FILE).write_bytes(content)
+        (tmp_path / package / efficientnet_lite0.KIND.file).write_bytes(content)
     monkeypatch.delitem(sys.modules, package.name, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="is damaged or of another version"):
-        bundled_tensors()
+        bundled_tensors(efficientnet_lite0.KIND)
 
 
 class Command:
