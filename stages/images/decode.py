@@ -31,6 +31,7 @@ from stages.images.formats import (
     heard_libtiff,
     is_tiff,
     jpeg_memory,
+    jpeg_scans_start,
     memory,
 )
 from stages.images.resize import Placement, place, reduction, resize
@@ -54,9 +55,6 @@ TURNS = {
 
 # Pillow's names of what `color` says.
 MODES = {"rgb": "RGB", "grayscale": "L"}
-
-# Where in a JPEG its metadata lies.
-JPEG_HEAD = 2**18
 
 # So many pixels are converted at a time; whole images would take several times their memory.
 PART_PIXELS = 2**20
@@ -131,7 +129,8 @@ def _decode_jpeg(data: bytes, settings: PixelSettings, width: int, height: int) 
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    if any(data.find(name, 0, JPEG_HEAD) >= 0 for name in (b"Exif\0", b"tiff:Orientation")):
+    end = jpeg_scans_start(data)
+    if any(data.find(name, 0, end) >= 0 for name in (b"Exif\0", b"tiff:Orientation")):
         try:
             return _orientation(Image.open(io.BytesIO(data), formats=("JPEG",)))
         except Exception:
@@ -289,7 +288,8 @@ def _fit(
     if orientation > 4:  # turned when it is small, which costs less
         left, top, right, bottom = top, left, bottom, right
         resized = resized[1], resized[0]
-    pixels = resize(pixels, (left, top, right, bottom), resized, settings.interpolation)
+    box = left, top, right, bottom
+    pixels = resize(pixels, box, resized, settings.interpolation, means=factor > 1)
     if orientation != 1:
         pixels = TURNS[orientation](pixels)
     if pixels.shape == settings.shape:

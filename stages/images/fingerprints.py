@@ -3,7 +3,7 @@ Also in a few numbers how bright, how rich and how sharp an image is."""
 
 import hashlib
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +131,7 @@ LIBRARIES = {
     "Pillow": "pillow",
     "pillow-heif": "pillow-heif",
     "simplejpeg": "simplejpeg",
-    "OpenCV": "opencv-python-headless",
+    "resizer": "cykooz-resizer",
 }
 
 
@@ -141,8 +141,15 @@ def name_decoder(folder: Path = Path(__file__).parent) -> str:
     for name in SOURCES:
         # Git may give the lines of a text other ends.
         digest.update((folder / f"{name}.py").read_bytes().replace(b"\r\n", b"\n"))
-    libraries = ", ".join(f"{name} {version(package)}" for name, package in LIBRARIES.items())
+    libraries = ", ".join(f"{name} {_version(package)}" for name, package in LIBRARIES.items())
     return f"{digest.hexdigest()[:12]} ({libraries})"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # one that this kind of machine does without
+        return "none"
 
 
 DECODER = name_decoder()

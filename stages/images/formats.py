@@ -50,6 +50,7 @@ BYTES_A_PIXEL = {
 # A JPEG in several scans keeps its coefficients, two bytes each, until the last has come; and
 # takes the time of all of them.
 JPEG_CHANNEL_BYTES = 2
+SCAN = b"\xda"
 MAX_SCANNED_PIXELS = 4_000_000_000
 
 # Larger parts of a TIFF are decoded at once only if the image is large.
@@ -88,20 +89,32 @@ def bounded(needed: float, width: int, height: int) -> Iterator[None]:
 
 def jpeg_scans(data: bytes) -> int:
     """How many scans the JPEG `data` has, 1 if it is decoded as it comes."""
-    at, components, progressive = 2, 0, False
-    while data[at : at + 1] == b"\xff":
-        marker, length = data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
+    components, progressive = 0, False
+    for marker, at in _jpeg_segments(data):
+        if marker in (b"\xc0", b"\xc1", b"\xc2"):
+            progressive, components = marker == b"\xc2", data[at + 9]
+        if marker == SCAN:
+            if not progressive and data[at + 4] == components:
+                return 1
+            return data.count(b"\xff" + SCAN, at)
+    return data.count(b"\xff" + SCAN)  # not as it should be
+
+
+def jpeg_scans_start(data: bytes) -> int:
+    """Where in the JPEG `data` the pixels begin; before come what describes them and metadata."""
+    return next((at for marker, at in _jpeg_segments(data) if marker == SCAN), len(data))
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yields (the byte that names it, where it begins) for each segment up to the first scan."""
+    at, marker = 2, b""
+    while marker != SCAN and data[at : at + 1] == b"\xff":
+        marker = data[at + 1 : at + 2]
         if marker == b"\xff":  # padding
             at += 1
             continue
-        if marker in (b"\xc0", b"\xc1", b"\xc2"):
-            progressive, components = marker == b"\xc2", data[at + 9]
-        if marker == b"\xda":
-            if not progressive and data[at + 4] == components:
-                return 1
-            return data.count(b"\xff\xda", at)
-        at += 2 + length
-    return data.count(b"\xff\xda")  # not as it should be
+        yield marker, at
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
 
 def check_size(width: int, height: int) -> None:

@@ -14,7 +14,7 @@ class PixelSettings(Section):
     """The settings of preprocess that decide what comes out of an image file.
 
     `size` is (height, width), as is every other size of images in this code; only at the calls of
-    Pillow and OpenCV, which want (width, height), is it turned round.
+    Pillow and cykooz-resizer, which want (width, height), is it turned round.
     """
 
     size: Annotated[list[Side], Field(min_length=2, max_length=2)] = [28, 28]
