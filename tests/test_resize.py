@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from itertools import product
 
-import cykooz_resizer
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -180,6 +179,7 @@ def test_so_it_is_by_area_where_no_centre_lies_on_the_edge_of_two(size):
 @pytest.mark.parametrize("interpolation", FILTERS)
 def test_every_set_of_instructions_gives_the_same_bytes(interpolation):
     """Those of this processor, and none."""
+    cykooz_resizer = pytest.importorskip("cykooz_resizer")
     kind = cykooz_resizer.PixelType.U8x3
     algorithm = cykooz_resizer.ResizeAlg.convolution(
         cykooz_resizer.FilterType[FILTERS[interpolation].fast]
@@ -193,6 +193,18 @@ def test_every_set_of_instructions_gives_the_same_bytes(interpolation):
             resizer.resize(source, target, cykooz_resizer.ResizeOptions(algorithm))
             found.append(target.get_buffer())
         assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("interpolation", FILTERS)
+def test_without_the_fast_library_images_are_resized_as_well(interpolation, monkeypatch):
+    mean, worst = NEAR_PILLOW[interpolation]
+    for box, size in product(BOXES, [(100, 90), (500, 31)]):
+        expected = resize(PHOTO, box, size, interpolation).astype(int)
+        with monkeypatch.context() as patch:
+            patch.setattr(resizing, "fast", None)
+            levels = np.abs(resize(PHOTO, box, size, interpolation) - expected)
+        assert levels.mean() <= mean
+        assert np.quantile(levels, 0.99) <= worst
 
 
 @pytest.mark.parametrize("interpolation", FILTERS)
