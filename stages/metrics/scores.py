@@ -149,8 +149,8 @@ def score_classes(
 
 
 def weakest_classes(scores: list[ClassScore], count: int = 3) -> list[ClassScore]:
-    """The classes with test images and the lowest F1, weakest first."""
-    return sorted((s for s in scores if s.support), key=lambda s: s.f1)[:count]
+    """The classes with test images and the lowest F1, weakest first; none that is perfect."""
+    return sorted((s for s in scores if s.support and s.f1 < 1), key=lambda s: s.f1)[:count]
 
 
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -249,23 +249,6 @@ def most_confident_mistakes(
     wrong = np.flatnonzero(predicted != labels)
     confidence = probabilities[wrong, predicted[wrong]]
     return wrong[np.argsort(-confidence, kind="stable")][:count]
-
-
-def spread_over_pairs(
-    labels: np.ndarray, predicted: np.ndarray, order: np.ndarray, count: int
-) -> np.ndarray:
-    """At most `count` of the positions `order`, such that every confusion is represented.
-
-    The first of each (actual, predicted) pair comes before the second of any, and so on;
-    the result keeps the order of `order`.
-    """
-    seen: dict[tuple[int, int], int] = {}
-    turns = np.empty(len(order), int)
-    for at, position in enumerate(order):
-        pair = int(labels[position]), int(predicted[position])
-        turns[at] = seen.get(pair, 0)
-        seen[pair] = turns[at] + 1
-    return order[np.sort(np.argsort(turns, kind="stable")[:count])]
 
 
 def hardest_and_easiest(
