@@ -1,10 +1,10 @@
 """What do scores, pictures and the page cost beyond the model's own forward pass?
 
-Random images of 32x32 and an untrained convnet (wrong nearly always: the longest galleries),
+Random images of 32x32 and an untrained convnet (wrong nearly always: the most confusions),
 through evaluate and plot: 10,000 of 10 classes, then five times as many, then 100 classes.
 The peer is the bare model over the same images in memory. Goals: under 30 s more than the
 peer for the 10,000, starting Python, TensorFlow and matplotlib included; five times the images
-need at most 1.25 times the memory (or 64 MiB more); the page stays under 15 MB.
+need at most 1.25 times the memory (or 64 MiB more); the page has at most 15 MB.
 
     python -m bench.report [--pages]     (--pages: also 100,000 images of 100 classes)
 """
@@ -85,7 +85,7 @@ def main() -> None:
         page_mb=pages,
         ratio=round(seconds / GOAL_SECONDS, 2),
         goal=f"{GOAL_SECONDS} s; memory {GROWTH} x or {SLACK_MIB} MiB more; {PAGE_MB} MB",
-        met=seconds < GOAL_SECONDS and flat and max(pages.values()) < PAGE_MB,
+        met=seconds < GOAL_SECONDS and flat and max(pages.values()) <= PAGE_MB,
     )
 
 

@@ -7,11 +7,7 @@ import numpy as np
 
 from stages.errors import run
 from stages.files import AUGMENTED, OVERVIEW, PAGE, PLOTS, TIMES
-from stages.metrics.scores import (
-    hardest_and_easiest,
-    most_confident_mistakes,
-    spread_over_pairs,
-)
+from stages.metrics.scores import hardest_and_easiest, most_confident_mistakes
 from stages.parameters.whole import Parameters, read_parameters
 from stages.store.outputs import Outputs, made_by, outputs_of
 
@@ -59,16 +55,16 @@ def plot(outputs: Outputs) -> str:
     rows = (("learning_curves", "accuracy_by_photos"), ("samples", "confusion_actual"))
     glance = overview([[folder / f"{name}.png" for name in row] for row in rows])
     glance.save(outputs.file(OVERVIEW), "PNG", optimize=True)
-    gallery = spread_over_pairs(results.labels, results.predicted, mistakes, settings.gallery)
     page = render_page(
         results,
         parameters.model_dump(),
         Parameters().model_dump(),
         charts,
-        {"samples": samples, "mistakes": gallery},
         overlays,
+        round(1e6 * settings.page_megabytes),
     )
-    outputs.file(PAGE).write_text(page, encoding="utf-8")
+    with open(outputs.file(PAGE), "w", encoding="utf-8") as file:
+        file.writelines(page)
     times = read_times(TIMES, results.sha256)
     return console_summary(results, times, str(PAGE))
 

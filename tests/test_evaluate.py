@@ -287,11 +287,11 @@ def _drop_third_class(job):
     Dataset(classes=classes, shape=shape, preprocess=settings).save(job / "data/processed")
     for shard in (job / "data/processed").glob("images-*.npy"):
         np.save(shard, np.load(shard)[..., :1])
-    for side in ("train", "val", "test", "extra"):
-        path = job / f"data/splits/{side}.csv"
+    for path in (job / "data/processed/index.csv", *(job / "data/splits").glob("*.csv")):
+        header = path.read_text(encoding="utf-8").splitlines()[0].split(",")
         rows = [row for row in read_rows(path) if row["label"] in classes]
         with open(path, "w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, ["id", "label"])
+            table = csv.DictWriter(file, header)
             table.writeheader()
             table.writerows(rows)
     images = keras.Input((16, 16, 1), dtype="uint8")

@@ -1,13 +1,19 @@
 """reports/report.html in a browser: what a person can see, click and reach by keyboard."""
 
+import csv
+import json
 import re
+import shutil
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from factory import COLOUR_CLASSES
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from stages.files import ISSUES_COLUMNS
 
 RED, GREEN, BLUE = COLOUR_CLASSES
 
@@ -26,17 +32,32 @@ def texts(page, selector):
     return [element.text for element in page.find_elements(By.CSS_SELECTOR, selector)]
 
 
-def shown_mistakes(page):
-    """(actual, predicted) of the mistakes in the gallery that are visible."""
-    items = page.find_elements(By.CSS_SELECTOR, "#gallery > li")
+def tiles(page, where="#browser"):
+    return page.find_elements(By.CSS_SELECTOR, f"{where} .tile")
+
+
+def shown(page):
+    """(actual, predicted or None) of the images in the browser."""
     return [
         tuple(
-            item.find_element(By.CSS_SELECTOR, f".{part}").get_attribute("textContent")
-            for part in ("is", "not")
+            "".join(part.get_attribute("textContent") for part in found) or None
+            for found in (tile.find_elements(By.CSS_SELECTOR, f".{name}") for name in ("is", "not"))
         )
-        for item in items
-        if item.is_displayed()
+        for tile in tiles(page)
     ]
+
+
+def choose(page, name, text):
+    Select(page.find_element(By.NAME, name)).select_by_visible_text(text)
+
+
+def found(page):
+    """How many images pass the filters, as the page says it."""
+    return int(page.find_element(By.ID, "found").text.split()[0].replace(",", ""))
+
+
+def focused(page):
+    return page.switch_to.active_element
 
 
 def matrix_names(page):
@@ -73,10 +94,29 @@ def test_headings_of_figures_are_words(page):
 
 
 def test_names_of_classes_and_files_are_shown_as_they_are(page):
-    assert texts(page, "#class-table tbody th") == COLOUR_CLASSES
+    assert sorted(texts(page, "#class-table tbody th")) == sorted(COLOUR_CLASSES)
     assert page.find_elements(By.CSS_SELECTOR, "b, i") == []  # from <b>red</b>, <i>broken</i>.jpg
     page.find_element(By.XPATH, "//summary[contains(., 'could not be read')]").click()
     assert "<i>broken</i>.jpg" in page.find_element(By.ID, "data").text
+
+
+def test_the_run_is_named_and_its_model_leads_to_the_commit(page, finished_job):
+    model = json.loads((finished_job / "models/model.json").read_text(encoding="utf-8"))
+    named = dict(zip(texts(page, ".run dt"), texts(page, ".run dd"), strict=True))
+    assert named == {
+        "Data": "digits",
+        "Images": "180 of 3 classes",
+        "Pixels": "16 x 16 x 3",
+        "Architecture": "convnet",
+        "Epochs": "3",
+        "Model": model["sha256"][:12],
+    }
+    assert f"git log -S {named['Model']} --" in page.find_element(By.ID, "reproduce").text
+
+
+def test_classes_are_listed_weakest_first(page):
+    f1 = [float(text) for text in texts(page, "#class-table td:nth-child(2)")]
+    assert f1 == sorted(f1)
 
 
 def test_a_click_or_enter_on_a_heading_sorts_the_table(page):
@@ -92,7 +132,8 @@ def test_a_click_or_enter_on_a_heading_sorts_the_table(page):
 
 def test_the_confusion_matrix_can_be_ordered_and_normalised(page):
     assert matrix_names(page) == COLOUR_CLASSES
-    f1 = dict(zip(COLOUR_CLASSES, texts(page, "#class-table td:nth-child(2)"), strict=True))
+    classes, scores = (texts(page, f"#class-table tbody {cell}") for cell in ("th", ".bar"))
+    f1 = dict(zip(classes, scores, strict=True))
     Select(page.find_element(By.ID, "matrix-order")).select_by_value("f1")
     assert matrix_names(page) == sorted(COLOUR_CLASSES, key=lambda name: float(f1[name]))
     Select(page.find_element(By.ID, "matrix-order")).select_by_value("similar")
@@ -113,38 +154,91 @@ def test_pointing_at_a_cell_reads_it_out(page):
     assert cell(page, 0, 1).get_attribute("aria-label") == readout.text
 
 
-def test_the_matrix_works_by_keyboard_and_leads_to_the_mistakes(page):
+def test_the_matrix_works_by_keyboard_and_leads_to_the_images(page):
     assert len(page.find_elements(By.CSS_SELECTOR, "#matrix td[tabindex='0']")) == 1
     cell(page, 0, 0).send_keys(Keys.ARROW_DOWN)
-    page.switch_to.active_element.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
-    assert page.switch_to.active_element == cell(page, 1, 2)
-    page.switch_to.active_element.send_keys(Keys.ENTER)
-    assert set(shown_mistakes(page)) == {(GREEN, BLUE)}
-    assert page.switch_to.active_element.get_attribute("id") == "gallery-actual"
+    focused(page).send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert focused(page) == cell(page, 1, 2)
+    focused(page).send_keys(Keys.ENTER)
+    assert set(shown(page)) == {(GREEN, BLUE)}
+    assert focused(page) == tiles(page)[0]
 
 
-def test_the_gallery_filters_by_actual_and_predicted(page):
-    everything = shown_mistakes(page)
-    wrong = page.execute_script("return data.wrong.reduce((sum, cell) => sum + cell[2], 0)")
-    assert len(everything) == wrong
-    Select(page.find_element(By.ID, "gallery-actual")).select_by_visible_text(RED)
-    assert shown_mistakes(page) == [pair for pair in everything if pair[0] == RED]
-    Select(page.find_element(By.ID, "gallery-predicted")).select_by_visible_text(GREEN)
-    expected = [pair for pair in everything if pair == (RED, GREEN)]
-    assert shown_mistakes(page) == expected
-    status = page.find_element(By.ID, "gallery-status")
-    assert status.text.startswith(f"{len(expected)} of {len(expected)} mistake")
-    assert status.get_attribute("role") == "status"
-    page.find_element(By.ID, "gallery-reset").click()
-    assert shown_mistakes(page) == everything
+def test_the_page_opens_on_the_most_confident_mistakes(page, finished_job):
+    with open(finished_job / "reports/predictions.csv", encoding="utf-8") as file:
+        wrong = [row for row in csv.DictReader(file) if row["actual"] != row["predicted"]]
+    wrong.sort(key=lambda row: -round(float(row["confidence"]), 3))
+    assert found(page) == len(wrong)
+    pairs = [(row["actual"], row["predicted"]) for row in wrong]
+    assert shown(page)[:3] == pairs[:3]
 
 
-def test_a_frequent_confusion_leads_to_its_mistakes(page):
+def test_every_image_is_found_by_side_class_prediction_issue_and_path(page):
+    page.find_element(By.ID, "everything").click()
+    assert found(page) == 180
+    choose(page, "side", "train")
+    assert found(page) == 30
+    assert {predicted for _, predicted in shown(page)} == {None}
+    choose(page, "judged", "wrong")
+    assert found(page) == 0
+    choose(page, "side", "test")
+    choose(page, "label", RED)
+    assert {actual for actual, _ in shown(page)} == {RED}
+    page.find_element(By.ID, "everything").click()
+    choose(page, "issue", "near-duplicate")
+    assert found(page) == 2
+    page.find_element(By.ID, "everything").click()
+    page.find_element(By.NAME, "path").send_keys("EXTRA 7.jpg")
+    assert found(page) == 1
+    assert tiles(page)[0].text.endswith("extra 7.jpg")
+    assert page.find_element(By.ID, "found").get_attribute("role") == "status"
+
+
+def test_more_images_are_shown_on_demand(page):
+    page.find_element(By.ID, "everything").click()
+    before = len(tiles(page))
+    page.find_element(By.ID, "more").send_keys(Keys.ENTER)
+    assert before < len(tiles(page)) == 180
+    assert focused(page) == tiles(page)[before]
+
+
+def test_an_image_is_enlarged_and_arrow_keys_go_through_those_found(page):
+    first, second = tiles(page)[:2]
+    first.send_keys(Keys.ARROW_RIGHT)
+    assert focused(page) == second
+    second.send_keys(Keys.ENTER)
+    viewer = page.find_element(By.ID, "viewer")
+    assert viewer.is_displayed()
+    assert page.find_element(By.ID, "viewer-picture").get_property("naturalWidth") == 16
+    total = found(page)
+    assert page.find_element(By.ID, "viewer-place").text == f"2 of {total}"
+    focused(page).send_keys(Keys.ARROW_RIGHT)
+    assert page.find_element(By.ID, "viewer-place").text == f"3 of {total}"
+    assert "sure" in page.find_element(By.ID, "viewer-facts").text
+    focused(page).send_keys(Keys.ESCAPE)
+    assert not viewer.is_displayed()
+    assert focused(page) == tiles(page)[2]
+
+
+def test_a_frequent_confusion_leads_to_its_images(page):
     first = page.find_element(By.CSS_SELECTOR, "#confusion tbody button.show")
     row = first.find_element(By.XPATH, "./ancestor::tr")
     actual, predicted, count = [td.text for td in row.find_elements(By.TAG_NAME, "td")[:3]]
     first.click()
-    assert shown_mistakes(page) == [(actual, predicted)] * int(count)
+    assert shown(page) == [(actual, predicted)] * int(count)
+
+
+def test_the_threshold_says_what_it_would_answer_and_how_right(page, finished_job):
+    with open(finished_job / "reports/predictions.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    sure = [row for row in rows if float(row["confidence"]) >= 0.5]
+    right = sum(row["actual"] == row["predicted"] for row in sure)
+    slider = page.find_element(By.ID, "threshold")
+    slider.send_keys(Keys.HOME, *[Keys.ARROW_RIGHT] * 100)
+    said = page.find_element(By.ID, "threshold-readout").text
+    assert f"With at least 50.0 % it answers {len(sure)} of 90 images" in said
+    assert f"{100 * right / len(sure):.1f} % of the answers are right" in said
+    assert said.endswith(f"{len(sure) - right} wrong.")
 
 
 def test_the_page_follows_the_systems_theme_and_the_button_turns_it(page):
@@ -167,6 +261,37 @@ def test_the_page_follows_the_systems_theme_and_the_button_turns_it(page):
     assert background() == dark
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_on_any_cell_of_the_matrix_is_legible(page, scheme):
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    contrasts = page.execute_script(
+        """
+        const canvas = document.createElement("canvas");
+        const pen = canvas.getContext("2d", { willReadFrequently: true });
+        const luminance = (colour) => {
+          pen.fillStyle = colour;
+          pen.fillRect(0, 0, 1, 1);
+          const [r, g, b] = [...pen.getImageData(0, 0, 1, 1).data].map((byte) =>
+            byte <= 10 ? byte / 255 / 12.92 : ((byte / 255 + 0.055) / 1.055) ** 2.4);
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        const cell = document.querySelector("#matrix td[data-i]");
+        const contrasts = [];
+        for (cell.className of ["", "same"]) for (let value = 0; value <= 1; value += 0.125) {
+          cell.style.setProperty("--v", value);
+          const { backgroundColor, color } = getComputedStyle(cell);
+          const both = [luminance(backgroundColor), luminance(color)].sort((a, b) => a - b);
+          contrasts.push((both[1] + 0.05) / (both[0] + 0.05));
+        }
+        return contrasts;
+        """
+    )
+    assert len(contrasts) == 18
+    assert min(contrasts) >= 4.5
+    assert max(contrasts) > 10
+
+
 @pytest.mark.parametrize("width", [390, 500, 1200])
 def test_the_page_fits_the_window(page, width):
     page.set_window_size(width, 900)
@@ -178,10 +303,29 @@ def test_the_page_fits_the_window(page, width):
 
 def test_on_a_telephone_names_in_tables_do_not_fall_into_letters(page):
     page.set_window_size(390, 900)
-    for cell in page.find_elements(By.CSS_SELECTOR, "#confusion .sortable td:not(.n)"):
-        assert cell.size["width"] >= 80, cell.text
+    narrow = page.execute_script(
+        """
+        const pen = document.createElement("canvas").getContext("2d");
+        return [...document.querySelectorAll("th, td")].filter((cell) => {
+          if (cell.closest("#matrix") || !cell.checkVisibility()) return false;
+          pen.font = getComputedStyle(cell).font;
+          const words = cell.innerText.split(/[\\s/-]+/);
+          return Math.max(...words.map((word) => pen.measureText(word).width)) > cell.clientWidth;
+        }).map((cell) => cell.textContent);
+        """
+    )
+    assert not narrow
     for button in page.find_elements(By.CSS_SELECTOR, "#confusion td button"):
         assert button.size["height"] < 40
+    page.set_window_size(1200, 900)
+
+
+def test_a_table_that_goes_on_to_the_right_says_so(page):
+    hint = page.find_element(By.CSS_SELECTOR, "#classes .hint")
+    assert not hint.is_displayed()
+    page.set_window_size(390, 900)
+    WebDriverWait(page, 5).until(lambda _: hint.is_displayed())
+    assert hint.text == "More to the right →"
     page.set_window_size(1200, 900)
 
 
@@ -192,10 +336,10 @@ def test_a_screen_reader_finds_its_way(page):
           [...document.querySelectorAll(selector)].filter((e) => !named(e)).map((e) => e.outerHTML);
         return [
           unnamed("img", (e) => e.hasAttribute("alt")),
-          unnamed("select, button", (e) => e.labels?.length || e.textContent.trim()),
+          unnamed("select, button, input", (e) => e.labels?.length || e.textContent.trim()),
           unnamed("figure", (e) => e.getAttribute("aria-label")),
           unnamed("th", (e) => e.scope || e.closest("#matrix")),
-          unnamed("[tabindex='0']:not(td)", (e) => e.getAttribute("aria-label")),
+          unnamed("[tabindex='0']:not(td):not(pre)", (e) => e.getAttribute("aria-label")),
         ].flat();
         """
     )
@@ -211,17 +355,196 @@ def test_a_screen_reader_finds_its_way(page):
 
 def test_the_page_lists_layers_settings_and_how_to_reproduce(page):
     assert texts(page, "#model tbody th")[1:3] == ["features", "same"]
-    assert "train.epochs" in texts(page, "#settings tbody th")
+    changed, usual = page.find_elements(By.CSS_SELECTOR, "#settings table")
+    assert "train.epochs" in changed.text  # the digits job trains longer than the default
+    assert "train.batch_size" not in changed.text
+    assert not usual.is_displayed()
+    page.find_element(By.CSS_SELECTOR, "#settings summary").click()
+    assert "train.batch_size" in usual.text
     assert "dvc repro" in page.find_element(By.ID, "reproduce").text
 
 
 def test_near_duplicates_are_shown_side_by_side(page):
-    near = page.find_element(By.ID, "near")
-    assert near.find_element(By.TAG_NAME, "summary").text.endswith("different sides: 1")
-    (pair,) = near.find_elements(By.TAG_NAME, "li")
-    pictures = pair.find_elements(By.TAG_NAME, "img")
-    assert [p.get_attribute("alt") for p in pictures] == ["<i>copy</i>.jpg", "train/0.jpg"]
-    assert all(p.get_property("naturalWidth") == 16 for p in pictures)
-    shown = [span.text for span in pair.find_elements(By.CSS_SELECTOR, ".triple span")]
-    assert shown == [f"test: {RED}", f"train: {RED}"]
-    assert "distance 0.0012" in pair.text
+    (heading,) = texts(page, "#issues h3")
+    assert heading == "Near-duplicate: 1"
+    copy, original = tiles(page, "#issues .two")
+    assert [re.search(r"(test|train) 0\.jpg", tile.text)[1] for tile in (copy, original)] == [
+        "test",
+        "train",
+    ]
+    assert "distance 0.0012" in page.find_element(By.CSS_SELECTOR, "#issues li").text
+
+
+# Another run: labels smoothed, no validation images, a map, issues of several kinds.
+
+
+@pytest.fixture(scope="module")
+def other_job(finished_job, tmp_path_factory):
+    from stages import plot
+
+    folder = tmp_path_factory.mktemp("other") / "job"
+    shutil.copytree(finished_job, folder)
+    shutil.rmtree(folder / "reports/train/plots/metrics/val")
+    (folder / "data/splits/val.csv").write_text("id,label\n")
+    settings = (folder / "params.yaml").read_text(encoding="utf-8")
+    settings = settings.replace("label_smoothing: 0.0", "label_smoothing: 0.1")
+    (folder / "params.yaml").write_text(settings, encoding="utf-8")
+    corners = np.linspace(0, 1, 90, dtype=np.float32)
+    np.save(folder / "reports/evaluation/map.npy", np.stack([corners, corners**2], axis=1))
+    np.save(folder / "reports/evaluation/unlike.npy", 1 - corners)
+    scores = json.loads((folder / "reports/scores.json").read_text(encoding="utf-8"))
+    scores["trust"] = {"unlike": 2 / 90}
+    (folder / "reports/scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    header = ",".join(ISSUES_COLUMNS)
+    test, train, val = (f"{number:02x}{3:014x}" for number in (2, 0, 1))
+    lines = [
+        f"too dark,a.jpg,x,test,,,,,0.07,{test},",
+        f"left out,b.jpg,x,,c.jpg,x,train,,,{val},{train}",
+        f"conflicting labels,a.jpg,x,test,c.jpg,y,train,,,{test},{train}",
+    ]
+    issues = "\n".join([header, *lines, ""])
+    (folder / "reports/data_issues.csv").write_text(issues, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        plot.main()
+    return folder
+
+
+@pytest.fixture
+def other_page(browser, other_job):
+    browser.set_window_size(1200, 900)
+    browser.get((other_job / "reports/report.html").as_uri())
+    yield browser
+    assert not [entry["message"] for entry in browser.get_log("browser")]
+
+
+def test_without_validation_images_no_epoch_is_called_chosen(other_page):
+    said = other_page.find_element(By.ID, "training").text
+    assert "The weights of the last epoch, 3, were kept" in said
+    assert "chosen:" not in said
+    assert ", chosen by" not in said
+
+
+def test_smoothed_labels_explain_a_high_training_loss(other_page):
+    said = other_page.find_element(By.CSS_SELECTOR, "#training .notes").text
+    assert "softened labels (train.label_smoothing)" in said
+    # -(14/15 ln 14/15 + 2/30 ln 1/30), as 0.1 is spread over 3 classes.
+    assert "the least possible training loss is 0.291" in said
+
+
+def test_every_kind_of_issue_has_its_heading_conflicts_first(other_page):
+    assert texts(other_page, "#issues h3") == [
+        "Conflicting labels: 1, 1 with two labels",
+        "Too dark: 1",
+        "Left out: 1",
+        "Unlike the training images: 2",
+    ]
+    lists = other_page.find_elements(By.CSS_SELECTOR, "#issues ul")
+    assert [len(ul.find_elements(By.CSS_SELECTOR, ".tile")) for ul in lists] == [2, 1, 2, 2]
+    assert [re.search(r"test \d+", tile.text)[0] for tile in tiles(lists[3], ":scope")] == [
+        "test 0",
+        "test 1",
+    ]
+    assert lists[1].text.endswith("0.07")
+    assert "left out" in lists[2].text  # has no side, and a picture all the same
+    assert lists[2].find_element(By.TAG_NAME, "img").get_property("naturalWidth") == 16
+
+
+def test_a_rectangle_on_the_map_picks_images_by_mouse_and_by_keyboard(other_page):
+    from selenium.webdriver import ActionChains
+
+    points = other_page.find_element(By.ID, "map-points")
+    other_page.execute_script("arguments[0].scrollIntoView({block: 'center'})", points)
+    half, high = points.size["width"] // 2, points.size["height"] // 2
+    mouse = ActionChains(other_page).move_to_element_with_offset(points, 1 - half, high - 1)
+    mouse.click_and_hold().move_by_offset(half, 2 - 2 * high).release().perform()
+    assert found(other_page) == 45  # the left half
+    assert set(re.findall(r"^\w+", " ".join(texts(other_page, "#browser .sure")))) == {"test"}
+    points.send_keys(Keys.ESCAPE)
+    assert found(other_page) > 45
+    points.send_keys(Keys.SPACE, *[Keys.ARROW_RIGHT] * 26, *[Keys.ARROW_UP] * 26, Keys.SPACE)
+    assert 20 < found(other_page) < 30  # those beyond the middle in both directions
+    points.send_keys(Keys.ENTER)
+    assert other_page.find_element(By.ID, "viewer").is_displayed()
+
+
+@pytest.mark.parametrize("name", ["map.npy", "unlike.npy"])
+def test_what_evaluate_says_of_other_images_is_an_error(other_job, tmp_path, name):
+    from stages.errors import UserError
+    from stages.report.results import read_results
+
+    shutil.copytree(other_job, tmp_path / "job")
+    np.save(tmp_path / "job/reports/evaluation" / name, np.zeros((7, 2), np.float32))
+    with pytest.raises(UserError, match="about other images"):
+        read_results(tmp_path / "job")
+
+
+# What gets a place on the page.
+
+
+def test_a_small_page_has_a_fair_sample_of_images(finished_job, monkeypatch):
+    from stages.report.images import NOT_JUDGED, facts, gallery
+    from stages.report.results import read_results
+
+    monkeypatch.chdir(finished_job)
+    results = read_results()
+    images = gallery(results)
+    assert len(images) == 180
+    assert len(set(zip(images.sides.tolist(), images.at.tolist(), strict=True))) == 180
+    assert len(set(zip(images.sides[:12].tolist(), images.labels[:12].tolist(), strict=True))) == 12
+    flagged = set(results.places.values())
+    assert flagged <= set(zip(images.sides[:20].tolist(), images.at[:20].tolist(), strict=True))
+
+    judged = images.predicted != NOT_JUDGED
+    wrong = np.flatnonzero(judged & (images.predicted != images.labels))
+    pairs = 3 * images.labels[wrong] + images.predicted[wrong]
+    half = len(wrong) // 2
+    whole, beginning = (np.bincount(part, minlength=9) for part in (pairs, pairs[:half]))
+    assert np.abs(beginning - whole * half / len(wrong)).max() <= 2
+
+    known = facts(results, images, room=2_000)
+    assert 0 < len(known["path"]) < known["total"] == 180
+    assert {len(known[name]) for name in ("side", "label", "predicted", "confidence")} == {
+        len(known["path"])
+    }
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (28, 28, 1), (300, 200, 3)])
+def test_pictures_share_their_beginning_and_keep_to_the_room(tmp_path, shape):
+    import base64
+    import io
+
+    from PIL import Image
+
+    from stages.report.images import SMALL, thumbnails
+    from stages.store.processed import Pixels
+
+    levels = np.linspace(0, 250, 40).astype(np.uint8)
+    np.save(
+        tmp_path / "images-00000.npy", np.broadcast_to(levels[:, None, None, None], (40, *shape))
+    )
+    start, *pictures = thumbnails(Pixels(tmp_path), np.arange(40)[::-1], 10_000)
+    assert len(start) + sum(len(picture) + 1 for picture in pictures) <= 10_000
+    for picture, level in zip(pictures, levels[::-1], strict=False):
+        decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(start + picture))))
+        assert max(decoded.shape[:2]) == min(SMALL, max(shape[:2]))
+        assert np.abs(decoded.astype(int) - level).max() <= 2
+    assert len(pictures) > 5
+
+
+def test_the_page_keeps_to_its_size_and_has_the_same_bytes_every_time(finished_job, monkeypatch):
+    from stages.parameters.whole import Parameters
+    from stages.report.page import render_page
+    from stages.report.results import read_results
+
+    monkeypatch.chdir(finished_job)
+    settings = Parameters().model_dump()
+
+    def page(size):
+        return "".join(render_page(read_results(), settings, settings, {}, [], size))
+
+    whole = page(10**6)
+    assert whole == page(10**6)
+    small = page(len(whole.encode()) - 20_000)
+    assert len(small.encode()) <= len(whole.encode()) - 20_000
+    assert small.endswith("</html>")

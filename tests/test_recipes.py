@@ -373,7 +373,7 @@ def test_a_recipe_of_ones_own_may_be_written_in_any_style(project):
     [
         ("train: {epoch: 3}", "mine.yaml: train.epoch is not a setting; did you mean epochs?"),
         ("trian: {epochs: 3}", "mine.yaml: trian is not a setting; did you mean train?"),
-        ("plot: {0: 3}", "mine.yaml: plot.0 is not a setting; known keys: samples, mistakes, gal"),
+        ("plot: {0: 3}", "mine.yaml: plot.0 is not a setting; known keys: samples, mistakes, pag"),
         ("train: 3", "mine.yaml: train = 3: should be a section, with settings like seed"),
         ("train:", "mine.yaml: train = null: should be a section, with settings like seed"),
         ("train: {epochs: 0}", "mine.yaml: train.epochs = 0: input should be greater than or"),

@@ -227,7 +227,7 @@ def make_project(project: Path, earlier: bool) -> None:
             "seed": int(earlier),
         },
         evaluate={"top_k": 2 if earlier else 1, "grad_cam": 2},
-        plot={"samples": 4 if earlier else 5, "mistakes": 4, "gallery": 10},
+        plot={"samples": 4 if earlier else 5, "mistakes": 4, "page_megabytes": 2},
     )
 
 

@@ -8,4 +8,4 @@ from stages.parameters.section import Section
 class Plot(Section):
     samples: int = Field(25, ge=1)
     mistakes: int = Field(25, ge=1)
-    gallery: int = Field(500, ge=0)
+    page_megabytes: float = Field(15.0, ge=1)

@@ -1,6 +1,15 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
-const data = JSON.parse($("matrix-data").textContent);
+const data = JSON.parse($("page-data").textContent);
+const { matrix: confusion, images } = data;
+const [pictureStart, ...pictures] = $("pictures").textContent.trim().split(" ");
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const count = (n) => n.toLocaleString("en");
+const make = (tag, properties = {}, ...children) => {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+};
 
 // Theme: the system's, until the button is pressed.
 $("theme").addEventListener("click", () => {
@@ -9,7 +18,28 @@ $("theme").addEventListener("click", () => {
     ? root.dataset.theme === "dark"
     : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
+  drawMap();
 });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawMap());
+
+// A box that holds more than it shows says so.
+for (const box of document.querySelectorAll(".scroll")) {
+  const hint = make("p", { className: "hint", hidden: true });
+  box.after(hint);
+  const look = () => {
+    const right = box.scrollWidth - box.clientWidth - box.scrollLeft > 2;
+    const below = box.scrollHeight - box.clientHeight - box.scrollTop > 2;
+    box.classList.toggle("more-right", right);
+    hint.hidden =
+      box.scrollWidth <= box.clientWidth + 2 && box.scrollHeight <= box.clientHeight + 2;
+    hint.textContent = `${right ? "More to the right →" : ""} ${below ? "More below ↓" : ""}`;
+  };
+  box.addEventListener("scroll", look, { passive: true });
+  const watch = new ResizeObserver(look);
+  watch.observe(box);
+  if (box.id !== "matrix") watch.observe(box.firstElementChild);
+  box.addEventListener("redrawn", look);
+}
 
 // Tables: a button in every heading sorts by its column.
 const number = (text) => {
@@ -20,9 +50,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
   headings.forEach((heading, column) => {
     if (heading.querySelector(".hidden")) return;
-    const button = document.createElement("button");
-    button.type = "button";
-    button.append(...heading.childNodes);
+    const button = make("button", { type: "button" }, ...heading.childNodes);
     heading.append(button);
     button.addEventListener("click", () => {
       const numeric = heading.classList.contains("n");
@@ -43,70 +71,497 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// Gallery of mistakes, filtered by actual and predicted class.
-const gallery = $("gallery");
-function show(actual, predicted) {
-  if (!gallery) return 0;
-  $("gallery-actual").value = actual;
-  $("gallery-predicted").value = predicted;
-  return filter();
-}
-function filter() {
-  const actual = $("gallery-actual").value;
-  const predicted = $("gallery-predicted").value;
-  let shown = 0;
-  for (const item of gallery.children) {
-    item.hidden =
-      (actual !== "" && item.dataset.actual !== actual) ||
-      (predicted !== "" && item.dataset.predicted !== predicted);
-    shown += !item.hidden;
+// The browser of images: filters, tiles, and one image enlarged.
+const listed = images.path.length;
+const judged = (n) =>
+  images.predicted[n] < 0 ? "none" : images.predicted[n] === images.label[n] ? "right" : "wrong";
+const issuesOf = new Map(); // by image: [kind, other image or -1, note]
+images.issues.forEach(({ lines }, kind) => {
+  for (const [n, other, note] of lines) {
+    for (const [one, two] of other < 0
+      ? [[n, -1]]
+      : [
+          [n, other],
+          [other, n],
+        ]) {
+      if (!issuesOf.has(one)) issuesOf.set(one, []);
+      issuesOf.get(one).push([kind, two, note]);
+    }
   }
-  const status = $("gallery-status");
-  let inAll = 0;
-  for (const [i, j, n] of data.wrong) {
-    if ((actual === "" || +actual === i) && (predicted === "" || +predicted === j)) inAll += n;
+});
+const source = (n) => `data:image/jpeg;base64,${pictureStart}${pictures[n]}`;
+const picture = (n) =>
+  n < pictures.length
+    ? make("img", { src: source(n), alt: "" })
+    : make("span", { className: "unpictured", textContent: "not pictured" });
+const label = (n) => data.names[images.label[n]];
+function caption(n) {
+  const parts = [make("span", { className: "is", textContent: label(n) })];
+  if (judged(n) === "wrong") {
+    parts.push(make("span", { className: "not", textContent: data.names[images.predicted[n]] }));
   }
-  status.textContent =
-    `${shown.toLocaleString("en")} of ${inAll.toLocaleString("en")} ` +
-    `${inAll === 1 ? "mistake" : "mistakes"}` +
-    (actual === "" ? "" : `, actual ${data.names[actual]}`) +
-    (predicted === "" ? "" : `, predicted ${data.names[predicted]}`) +
-    ", most confident first.";
-  return shown;
+  let sure = images.sides[images.side[n]];
+  if (judged(n) !== "none") sure += `, ${percent(images.confidence[n] / 1000)} sure`;
+  for (const kind of new Set(issuesOf.get(n)?.map(([k]) => k)))
+    sure += `, ${images.issues[kind].name}`;
+  parts.push(make("span", { className: "sure", textContent: sure }));
+  parts.push(make("span", { className: "path", textContent: images.path[n] }));
+  return parts;
 }
-if (gallery) {
-  for (const side of ["actual", "predicted"]) {
-    const select = $(`gallery-${side}`);
-    const present = [...new Set([...gallery.children].map((item) => +item.dataset[side]))];
-    for (const k of present.sort((a, b) => a - b)) select.add(new Option(data.names[k], k));
-    select.addEventListener("change", filter);
+const tile = (n) => {
+  const button = make("button", { type: "button", className: "tile" }, picture(n), ...caption(n));
+  button.dataset.n = n;
+  return button;
+};
+
+const filters = $("filters").elements;
+const browser = $("browser");
+let found = []; // images that pass the filters, in the order chosen
+let shown = 0; // how many of them have a tile
+let picked = null; // images inside the rectangle on the map
+let byPath = null; // place of every image when sorted by path, made when needed
+
+const option = (select, values, name) => {
+  for (const value of [...new Set(values)].sort((a, b) => a - b)) {
+    if (value >= 0) filters[select].add(new Option(name(value), value));
   }
-  $("gallery-reset").addEventListener("click", () => show("", ""));
+};
+option("label", images.label, (k) => data.names[k]);
+option("predicted", images.predicted, (k) => data.names[k]);
+option("side", images.side, (k) => images.sides[k]);
+option("issue", images.issues.keys(), (k) => images.issues[k].name);
+
+function search() {
+  const wanted = Object.fromEntries(new FormData($("filters")));
+  const is = (name, value) => wanted[name] === "" || wanted[name] === String(value);
+  const text = wanted.path.toLowerCase();
+  found = [];
+  for (let n = 0; n < listed; n++) {
+    if (
+      is("label", images.label[n]) &&
+      is("predicted", images.predicted[n]) &&
+      is("side", images.side[n]) &&
+      is("judged", judged(n)) &&
+      (wanted.issue === "" || issuesOf.get(n)?.some(([kind]) => is("issue", kind))) &&
+      (!picked || picked.has(n)) &&
+      (text === "" || images.path[n].toLowerCase().includes(text))
+    ) {
+      found.push(n);
+    }
+  }
+  if (!byPath) {
+    const order = [...Array(listed).keys()];
+    order.sort((a, b) => (images.path[a] < images.path[b] ? -1 : 1));
+    byPath = new Int32Array(listed);
+    order.forEach((n, place) => (byPath[n] = place));
+  }
+  const sure = images.confidence;
+  found.sort((a, b) => {
+    let ahead = 0; // those not judged come last
+    if (wanted.order === "surest") ahead = sure[b] - sure[a];
+    else if (wanted.order === "unsure")
+      ahead = ((sure[a] + 1001) % 1001) - ((sure[b] + 1001) % 1001);
+    return ahead || byPath[a] - byPath[b];
+  });
+  browser.replaceChildren();
+  shown = 0;
+  const columns = getComputedStyle(browser).gridTemplateColumns.split(" ").length;
+  showMore(Math.max(12, 4 * columns));
+  drawMap();
 }
-function jump(actual, predicted) {
-  if (!show(String(actual), String(predicted))) return;
-  $("mistakes").scrollIntoView();
-  $("gallery-actual").focus({ preventScroll: true });
+function showMore(wanted) {
+  const until = Math.min(found.length, shown + wanted);
+  for (; shown < until; shown++) browser.append(make("li", {}, tile(found[shown])));
+  $("more").hidden = shown === found.length;
+  let text = `${count(found.length)} ${found.length === 1 ? "image" : "images"} found`;
+  if (shown < found.length) text += `, the first ${count(shown)} shown`;
+  if (picked) text += "; only those in the rectangle on the map";
+  text += ".";
+  if (listed < images.total) {
+    text += ` A fair sample of ${count(listed)} of all ${count(images.total)} images is listed.`;
+  }
+  if (pictures.length < listed) {
+    text += ` ${count(pictures.length)} of ${count(listed)} are pictured (plot.page_megabytes).`;
+  }
+  $("found").textContent = text;
 }
+function reset() {
+  $("filters").reset();
+  picked = corners = null;
+}
+/** Set the filters, those not named to "any", and go to the images. */
+function show(wanted) {
+  reset();
+  for (const [name, value] of Object.entries(wanted)) filters[name].value = value;
+  search();
+  $("images").scrollIntoView();
+  browser.querySelector("button")?.focus({ preventScroll: true });
+}
+for (const select of $("filters").querySelectorAll("select"))
+  select.addEventListener("change", search);
+filters.path.addEventListener("input", search);
+$("filters").addEventListener("submit", (event) => event.preventDefault());
+$("everything").addEventListener("click", () => {
+  reset();
+  search();
+});
+$("more").addEventListener("click", () => {
+  const first = shown;
+  showMore(300);
+  browser.children[first]?.querySelector("button").focus();
+});
 for (const button of document.querySelectorAll("button.show")) {
-  button.addEventListener("click", () => jump(button.dataset.actual, button.dataset.predicted));
+  const { actual, predicted } = button.dataset;
+  button.addEventListener("click", () => show({ label: actual, predicted }));
 }
 
+// Arrow keys move between tiles; a click or Enter enlarges.
+for (const list of document.querySelectorAll(".gallery")) {
+  list.addEventListener("click", (event) => {
+    const button = event.target.closest("button.tile");
+    if (button) enlarge(+button.dataset.n, list === browser ? found : null, button);
+  });
+  list.addEventListener("keydown", (event) => {
+    const tiles = [...list.querySelectorAll("button.tile")];
+    const at = tiles.indexOf(event.target);
+    if (at < 0) return;
+    const top = tiles[0].getBoundingClientRect().top;
+    const below = tiles.findIndex((other) => other.getBoundingClientRect().top > top + 4);
+    const columns = below < 0 ? tiles.length : below;
+    const to = {
+      ArrowLeft: at - 1,
+      ArrowRight: at + 1,
+      ArrowUp: at - columns,
+      ArrowDown: at + columns,
+      Home: 0,
+      End: tiles.length - 1,
+    }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    tiles[to]?.focus();
+  });
+}
+
+const viewer = $("viewer");
+let row = []; // the images that the arrow keys go through
+let place = 0;
+let from = null; // where the focus returns
+function enlarge(n, among, button) {
+  row = among ?? [...button.closest("ul").querySelectorAll(".tile")].map((one) => +one.dataset.n);
+  place = row.indexOf(n);
+  from = button;
+  view(n);
+  viewer.showModal();
+}
+function view(n) {
+  const pictured = n < pictures.length;
+  $("viewer-picture").hidden = !pictured;
+  if (pictured) $("viewer-picture").src = source(n);
+  $("viewer-picture").alt = label(n);
+  $("viewer-path").textContent = images.path[n];
+  $("viewer-place").textContent = place < 0 ? "" : `${count(place + 1)} of ${count(row.length)}`;
+  const facts = $("viewer-facts");
+  facts.replaceChildren();
+  const fact = (name, ...value) =>
+    facts.append(make("div", {}, make("dt", {}, name), make("dd", {}, ...value)));
+  fact("Class", label(n));
+  fact("Side", images.sides[images.side[n]]);
+  if (judged(n) === "none") fact("Prediction", "not judged");
+  else {
+    fact(
+      "Prediction",
+      `${data.names[images.predicted[n]]}, ${percent(images.confidence[n] / 1000)} sure`,
+    );
+    if (judged(n) === "wrong") fact("For its class", percent(images.of_actual[n] / 1000));
+  }
+  for (const [kind, other, note] of issuesOf.get(n) ?? []) {
+    const value = [note];
+    if (other >= 0) {
+      const partner = make(
+        "button",
+        { type: "button" },
+        picture(other),
+        `${label(other)}, ${images.sides[images.side[other]]}: ${images.path[other]}`,
+      );
+      partner.addEventListener("click", () => {
+        place = row.indexOf(other);
+        view(other);
+      });
+      value.push(partner);
+    }
+    fact(images.issues[kind].name, ...value);
+  }
+}
+function step(by) {
+  const next = row[place + by];
+  if (next === undefined) return;
+  place += by;
+  view(next);
+}
+viewer.addEventListener("keydown", (event) => {
+  if (event.key === "ArrowLeft") step(-1);
+  else if (event.key === "ArrowRight") step(1);
+});
+viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
+viewer.addEventListener("close", () => {
+  const last = browser.querySelector(`[data-n="${row[place]}"]`);
+  (browser.contains(from) ? (last ?? from) : from)?.focus();
+});
+$("viewer-before").addEventListener("click", () => step(-1));
+$("viewer-after").addEventListener("click", () => step(1));
+$("viewer-close").addEventListener("click", () => viewer.close());
+
+// Issues: pairs of pictures, or single ones, as the lines of the table are.
+for (const list of document.querySelectorAll("ul.issue")) {
+  const { lines } = images.issues[list.dataset.issue];
+  let drawn = 0;
+  const more = make("button", { type: "button", textContent: "Show more" });
+  const draw = (wanted) => {
+    for (const [n, other, note, conflict] of lines.slice(drawn, drawn + wanted)) {
+      const item = make("li", { className: other < 0 ? "" : "two" }, tile(n));
+      if (other >= 0) item.append(tile(other));
+      const textContent = [conflict && "two labels", note].filter(Boolean).join(", ");
+      const className = conflict ? "not plain" : "note";
+      if (textContent) item.append(make("span", { className, textContent }));
+      list.append(item);
+    }
+    drawn += wanted;
+    more.hidden = drawn >= lines.length;
+  };
+  more.addEventListener("click", () => {
+    const before = list.querySelectorAll(".tile").length;
+    draw(120);
+    list.querySelectorAll(".tile")[before].focus();
+  });
+  list.after(more);
+  draw(12);
+}
+
+// Map: test images by two numbers from 0 to 1000.
+const canvas = $("map-points");
+const points = [];
+for (let k = 0; k < images.map.length; k += 3) {
+  points.push({ n: images.map[k], x: images.map[k + 1], y: images.map[k + 2] });
+}
+let cross = { x: 500, y: 500 }; // where the keyboard is
+let corners = null; // two of the rectangle
+const MARGIN = 12;
+const toCanvas = ({ x, y }) => [
+  MARGIN + ((canvas.clientWidth - 2 * MARGIN) * x) / 1000,
+  MARGIN + ((canvas.clientHeight - 2 * MARGIN) * (1000 - y)) / 1000,
+];
+const toMap = (left, top) => ({
+  x: (1000 * (left - MARGIN)) / (canvas.clientWidth - 2 * MARGIN),
+  y: 1000 - (1000 * (top - MARGIN)) / (canvas.clientHeight - 2 * MARGIN),
+});
+const nearest = (at) => {
+  const far = ({ x, y }) => Math.hypot(x - at.x, y - at.y);
+  return points.reduce((best, point) => (far(point) < far(best) ? point : best));
+};
+// The golden angle keeps the hues of any number of classes apart.
+const hue = (k) => `hsl(${(k * 137.508 + 205) % 360} 70% 50%)`;
+function colour(n) {
+  const by = $("map-by").value;
+  if (by !== "judged") return hue(images[by][n]);
+  return judged(n) === "wrong" ? "#d55e00" : "#0072b2";
+}
+function drawMap() {
+  if (!canvas) return;
+  $("map-clear").hidden = !picked;
+  canvas.width = canvas.clientWidth * devicePixelRatio;
+  canvas.height = canvas.clientHeight * devicePixelRatio;
+  const pen = canvas.getContext("2d");
+  pen.scale(devicePixelRatio, devicePixelRatio);
+  const inside = new Set(found);
+  const ink = getComputedStyle(canvas).color;
+  const radius = points.length > 3000 ? 1.5 : 3;
+  // What the filters leave is coloured and on top.
+  for (const passes of [false, true]) {
+    pen.globalAlpha = passes ? 0.9 : 0.18;
+    for (const point of points) {
+      if (inside.has(point.n) !== passes) continue;
+      pen.fillStyle = passes ? colour(point.n) : ink;
+      pen.beginPath();
+      pen.arc(...toCanvas(point), radius * (judged(point.n) === "wrong" ? 1.6 : 1), 0, 7);
+      pen.fill();
+    }
+  }
+  pen.globalAlpha = 1;
+  pen.strokeStyle = ink;
+  if (corners) {
+    const [[x, y], [right, below]] = corners.map(toCanvas);
+    pen.strokeRect(x, y, right - x, below - y);
+  }
+  if (document.activeElement === canvas) {
+    const [x, y] = toCanvas(cross);
+    pen.strokeRect(x - 10, y, 20, 0);
+    pen.strokeRect(x, y - 10, 0, 20);
+  }
+}
+function legend() {
+  const of = $("map-by").value;
+  const entries =
+    of === "judged"
+      ? [
+          ["right", "#0072b2"],
+          ["wrong (larger)", "#d55e00"],
+        ]
+      : data.names.length <= 20
+        ? data.names.map((name, k) => [name, hue(k)])
+        : [];
+  $("map-legend").replaceChildren(
+    ...entries.map(([name, tint]) => {
+      const dot = make("span", { className: "dot" });
+      dot.style.background = tint;
+      return make("li", {}, dot, name);
+    }),
+  );
+}
+function readMap(n) {
+  $("map-readout").replaceChildren(make("div", { className: "tile" }, picture(n), ...caption(n)));
+}
+/** Leave only the images inside the rectangle, or all again. */
+function pick(rectangle) {
+  reset();
+  if (rectangle) {
+    corners = rectangle;
+    const [[left, right], [low, high]] = ["x", "y"].map((axis) =>
+      corners.map((corner) => corner[axis]).sort((a, b) => a - b),
+    );
+    const inside = ({ x, y }) => x >= left && x <= right && y >= low && y <= high;
+    picked = new Set(points.filter(inside).map(({ n }) => n));
+  }
+  search();
+}
+if (canvas) {
+  let start = null; // of a rectangle that is being dragged
+  const at = (event) => toMap(event.offsetX, event.offsetY);
+  canvas.addEventListener("pointerdown", (event) => {
+    start = { ...at(event), left: event.offsetX, top: event.offsetY };
+    canvas.setPointerCapture(event.pointerId);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!start) return readMap(nearest(at(event)).n);
+    corners = [start, at(event)];
+    drawMap();
+  });
+  canvas.addEventListener("pointerup", (event) => {
+    const moved = start && Math.hypot(event.offsetX - start.left, event.offsetY - start.top) > 5;
+    if (moved) pick([start, at(event)]);
+    else if (start) {
+      corners = null;
+      enlarge(nearest(start).n, found, canvas);
+    }
+    start = null;
+  });
+  canvas.addEventListener("pointercancel", () => {
+    start = corners = null;
+    drawMap();
+  });
+  canvas.addEventListener("keydown", (event) => {
+    const by = event.shiftKey ? 100 : 20;
+    const [right, up] = {
+      ArrowLeft: [-by, 0],
+      ArrowRight: [by, 0],
+      ArrowUp: [0, by],
+      ArrowDown: [0, -by],
+    }[event.key] ?? [0, 0];
+    if (right || up) {
+      cross = { x: cross.x + right, y: cross.y + up };
+      if (start) corners = [start, cross];
+      readMap(nearest(cross).n);
+      drawMap();
+    } else if (event.key === "Enter") enlarge(nearest(cross).n, found, canvas);
+    else if (event.key === " ") {
+      if (start) pick([start, cross]);
+      start = start ? null : cross;
+    } else if (event.key === "Escape") {
+      start = null;
+      pick(null);
+    } else return;
+    event.preventDefault();
+  });
+  for (const change of ["focus", "blur"]) canvas.addEventListener(change, drawMap);
+  $("map-by").addEventListener("change", () => {
+    legend();
+    drawMap();
+  });
+  $("map-clear").addEventListener("click", () => pick(null));
+  new ResizeObserver(drawMap).observe(canvas);
+  legend();
+}
+
+// Threshold: how many test images get an answer, and how many of these answers are right.
+const steps = data.threshold.length - 1;
+const tests = data.threshold[0][0];
+function wilson(right, n) {
+  const z = 1.96;
+  const middle = (right + (z * z) / 2) / (n + z * z);
+  const half = (z / (n + z * z)) * Math.sqrt((right * (n - right)) / n + (z * z) / 4);
+  return [middle - half, middle + half];
+}
+function answer() {
+  const at = Math.round((steps * $("threshold").value) / 100);
+  const [answered, right] = data.threshold[at];
+  const share = percent(at / steps);
+  const [low, high] = answered ? wilson(right, answered) : [0, 0];
+  $("threshold").setAttribute("aria-valuetext", `${share}, answers ${percent(answered / tests)}`);
+  $("threshold-readout").textContent = answered
+    ? `With at least ${share} it answers ${count(answered)} of ${count(tests)} images ` +
+      `(${percent(answered / tests)}); ${percent(right / answered)} of the answers are right ` +
+      `(95 % interval ${percent(low)} to ${percent(high)}), ${count(answered - right)} wrong.`
+    : `With at least ${share} it answers none of ${count(tests)} images.`;
+  const curve = data.threshold.filter(([n]) => n).map(([n, r]) => [n / tests, r / n]);
+  const floor = Math.min(0.99, Math.floor(20 * Math.min(...curve.map(([, y]) => y))) / 20);
+  const x = (coverage) => 50 + 355 * coverage;
+  const y = (accuracy) => 205 - (190 * (accuracy - floor)) / (1 - floor);
+  const draw = (tag, attributes, text = "") => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.textContent = text;
+    return element;
+  };
+  const marks = [0, 0.25, 0.5, 0.75, 1];
+  $("threshold-curve").replaceChildren(
+    ...marks.flatMap((mark) => {
+      const accuracy = floor + mark * (1 - floor);
+      const [left, top] = [x(mark), y(accuracy)];
+      return [
+        draw("path", { class: "grid", d: `M50 ${top}H405M${left} 15V205` }),
+        draw(
+          "text",
+          { x: 44, y: top + 4, "text-anchor": "end" },
+          `${+(100 * accuracy).toFixed(2)} %`,
+        ),
+        draw("text", { x: left, y: 222, "text-anchor": "middle" }, `${100 * mark} %`),
+      ];
+    }),
+    draw("text", { x: 228, y: 243, "text-anchor": "middle" }, "images that get an answer"),
+    draw("text", { x: 56, y: 11 }, "right answers"),
+    draw("path", { class: "line", d: `M${curve.map(([c, a]) => `${x(c)} ${y(a)}`).join("L")}` }),
+    ...(answered
+      ? [draw("circle", { cx: x(answered / tests), cy: y(right / answered), r: 6 })]
+      : []),
+  );
+}
+$("threshold").addEventListener("input", answer);
+answer();
+
 // Confusion matrix.
-const size = data.classes.length;
-const counts = new Map(data.cells.map(([i, j, n]) => [i * size + j, n]));
-const count = (i, j) => counts.get(i * size + j) || 0;
-const name = (i) => data.names[data.classes[i]];
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const matrix = $("matrix");
+const size = confusion.classes.length;
+const counts = new Map(confusion.cells.map(([i, j, n]) => [i * size + j, n]));
+const cell = (i, j) => counts.get(i * size + j) || 0;
+const name = (i) => data.names[confusion.classes[i]];
 
 function orders() {
   const listed = [...Array(size).keys()];
   const by = (value) => [...listed].sort((a, b) => value(a) - value(b) || a - b);
   switch ($("matrix-order").value) {
     case "f1":
-      return by((i) => data.f1[i]);
+      return by((i) => confusion.f1[i]);
     case "size":
-      return by((i) => -data.actual[i]);
+      return by((i) => -confusion.actual[i]);
     case "similar":
       return similar();
     default:
@@ -116,9 +571,9 @@ function orders() {
 // From the class with most errors on, always next to the end of the row goes the class that
 // is confused with it most.
 function similar() {
-  const between = (i, j) => count(i, j) + count(j, i);
+  const between = (i, j) => cell(i, j) + cell(j, i);
   const left = new Set(Array(size).keys());
-  const errors = (i) => data.actual[i] + data.predicted[i] - 2 * count(i, i);
+  const errors = (i) => confusion.actual[i] + confusion.predicted[i] - 2 * cell(i, i);
   const best = (value) => {
     let found = null;
     for (const i of left) if (found === null || value(i) > value(found)) found = i;
@@ -135,15 +590,15 @@ function similar() {
   return row;
 }
 
-function draw() {
+function drawMatrix() {
   const order = orders();
   const of = $("matrix-of").value;
   const largest = Math.max(1, ...counts.values());
   const numbers = size <= 20;
   const table = document.createElement("table");
-  const cell = size <= 12 ? 46 : size <= 20 ? 38 : size <= 40 ? 20 : size <= 70 ? 13 : 9;
-  table.style.setProperty("--cell", `${cell}px`);
-  table.style.setProperty("--label", `${Math.min(13, Math.max(9, cell - 1))}px`);
+  const side = size <= 12 ? 46 : size <= 20 ? 38 : size <= 40 ? 20 : size <= 70 ? 13 : 9;
+  table.style.setProperty("--cell", `${side}px`);
+  table.style.setProperty("--label", `${Math.min(13, Math.max(9, side - 1))}px`);
   table.setAttribute("role", "grid");
   table.setAttribute("aria-label", "Confusion matrix, rows are actual, columns are predicted");
   const head = table.createTHead().insertRow();
@@ -162,8 +617,9 @@ function draw() {
     th.textContent = th.title = name(i);
     row.append(th);
     for (const j of order) {
-      const n = count(i, j);
-      const share = n / Math.max(1, of === "predicted" ? data.predicted[j] : data.actual[i]);
+      const n = cell(i, j);
+      const share =
+        n / Math.max(1, of === "predicted" ? confusion.predicted[j] : confusion.actual[i]);
       const value = of === "count" ? n / largest : share;
       const td = row.insertCell();
       td.tabIndex = -1;
@@ -172,33 +628,30 @@ function draw() {
       // The root makes rare errors visible beside frequent ones.
       td.style.setProperty("--v", Math.sqrt(value).toFixed(3));
       if (i === j) td.className = "same";
-      if (value > 0.3) td.classList.add("on");
       if (numbers && n) td.textContent = of === "count" ? n : (100 * share).toFixed(1);
       td.setAttribute("aria-label", describe(i, j));
     }
   }
   body.rows[0].cells[1].tabIndex = 0;
-  $("matrix").replaceChildren(table);
+  matrix.replaceChildren(table);
+  matrix.dispatchEvent(new Event("redrawn"));
 }
 function describe(i, j) {
-  const n = count(i, j);
+  const n = cell(i, j);
   const what = i === j ? `${name(i)}, predicted right` : `actual ${name(i)}, predicted ${name(j)}`;
   return (
-    `${what}: ${n.toLocaleString("en")} of ${data.actual[i].toLocaleString("en")} images, ` +
-    `${percent(n / Math.max(1, data.actual[i]))} of the actual class, ` +
-    `${percent(n / Math.max(1, data.predicted[j]))} of the predicted class`
+    `${what}: ${count(n)} of ${count(confusion.actual[i])} images, ` +
+    `${percent(n / Math.max(1, confusion.actual[i]))} of the actual class, ` +
+    `${percent(n / Math.max(1, confusion.predicted[j]))} of the predicted class`
   );
 }
-const matrix = $("matrix");
 const cellAt = (event) => event.target.closest("td[data-i]");
 const read = (event) => {
   const td = cellAt(event);
   if (td) $("matrix-readout").textContent = describe(+td.dataset.i, +td.dataset.j);
 };
-const open = (td) => {
-  if (td.dataset.i !== td.dataset.j && count(+td.dataset.i, +td.dataset.j)) {
-    jump(data.classes[td.dataset.i], data.classes[td.dataset.j]);
-  }
+const open = ({ dataset: { i, j } }) => {
+  if (cell(+i, +j)) show({ label: confusion.classes[i], predicted: confusion.classes[j] });
 };
 matrix.addEventListener("mouseover", read);
 matrix.addEventListener("focusin", read);
@@ -233,9 +686,13 @@ matrix.addEventListener("keydown", (event) => {
   next.tabIndex = 0;
   next.focus();
 });
-for (const id of ["matrix-order", "matrix-of"]) $(id).addEventListener("change", draw);
+for (const id of ["matrix-order", "matrix-of"]) $(id).addEventListener("change", drawMatrix);
 if (size < data.names.length) {
   $("matrix-note").textContent =
     `The ${size} of ${data.names.length} classes with most mistakes are shown.`;
 }
-draw();
+drawMatrix();
+
+// The page opens on the mistakes, if there are any.
+if (images.predicted.some((predicted, n) => judged(n) === "wrong")) filters.judged.value = "wrong";
+search();

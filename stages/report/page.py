@@ -1,41 +1,17 @@
 """The page: a self-contained HTML file, the same bytes for the same results."""
 
-import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-from PIL import Image
 
 from stages.metrics.scores import base_rate_warning, weakest_classes
+from stages.report.images import data_uri, facts, gallery, thumbnails
 from stages.report.results import Results
 from stages.report.summary import headline, percent
-from stages.store.image_set import ImageSet
 from stages.store.names import flatten, printable
-
-# Small pictures inside the page
-
-
-SIDE = 112  # pixels of the longer side; smaller images keep their size
-LOSSLESS = 48  # up to this side PNG is as small as JPEG, and exact
-
-
-def data_uri(image: np.ndarray) -> str:
-    """uint8 (h, w, c) as a data: URI, reduced to at most `SIDE` pixels."""
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
-    file = io.BytesIO()
-    if max(picture.size) <= LOSSLESS:
-        picture.save(file, "PNG", optimize=True)
-        kind = "png"
-    else:
-        picture.save(file, "JPEG", quality=85)
-        kind = "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-
 
 FOLDER = Path(__file__).parent
 # Charts with a place of their own on the page, or in the place of which it has a table.
@@ -46,6 +22,9 @@ PLACED = (
 MATRIX = 150  # most classes in the confusion matrix of the page
 PAIRS = 20  # rows of the table of most frequent confusions
 SHOWN_REJECTS = 50
+STEPS = 200  # of the threshold slider, from 0 to 1
+# Where the pictures go. No text on the page can hold it: < is escaped there.
+PICTURES = "<!-- pictures -->"
 
 
 def render_page(
@@ -53,38 +32,41 @@ def render_page(
     settings: dict[str, Any],
     defaults: dict[str, Any],
     charts: dict[str, str],
-    shown: dict[str, np.ndarray],
     explanations: list[tuple[int, np.ndarray, np.ndarray]],
-) -> str:
-    """HTML text.
+    size: int,
+) -> Iterator[str]:
+    """The HTML text in parts, of at most `size` bytes together: as many pictures as fit.
 
-    `settings` and `defaults` are all of params.yaml, `charts` SVG elements by name. `shown`
-    has positions: `samples` in the training set, `mistakes` in the test set.
+    `settings` and `defaults` are all of params.yaml, `charts` SVG elements by name.
     `explanations` are (position in the test set, picture for the predicted class, picture
     for the actual class), pictures uint8 (h, w, 3).
     """
     classes = [printable(name) for name in results.classes]
     test = results.scores["test"]
     usual = flatten(defaults)
-    return (
+    images = gallery(results)
+    known = facts(results, images, size // 3)
+    html = (
         environment()
         .get_template("page.html.j2")
         .render(
             headline=headline(test),
             warning=base_rate_warning(test),
+            run=_run(results, settings),
             scores=results.scores,
             test=test,
             weakest=weakest_classes(results.class_scores),
             classes=classes,
             rows=_class_rows(results),
             pairs=_pairs(results),
-            matrix=_matrix(results),
-            mistakes=[_item(results, at) for at in shown["mistakes"]],
-            mistakes_total=int((results.labels != results.predicted).sum()),
-            samples=[
-                {"src": src, "name": classes[results.train.labels[at]]}
-                for at, src in _thumbnails(results.train, shown["samples"])
-            ],
+            data={
+                "names": classes,
+                "matrix": _matrix(results),
+                "threshold": _threshold(results),
+                "images": known,
+            },
+            issues=known["issues"],
+            across=results.data.get("duplicates", {}).get("near_across_sides", 0),
             explanations=[
                 _item(results, at) | {"wrong": data_uri(wrong), "right": data_uri(right)}
                 for at, wrong, right in explanations
@@ -93,17 +75,19 @@ def render_page(
             further_charts={name: c for name, c in charts.items() if name not in PLACED},
             layers=results.layers,
             shape=results.shape,
+            sha256=results.sha256,
             chosen_epoch=results.chosen_epoch,
-            data=[
+            epochs=_epochs(results),
+            monitor=settings["train"]["monitor"],
+            softened=_softened(settings),
+            floor=_loss_floor(settings["train"]["label_smoothing"], len(classes)),
+            summary=[
                 (name, value)
                 for part, values in results.data.items()
-                if part != "classes"  # the table of classes has them
+                if part not in ("classes", "notes")  # they stand elsewhere on the page
                 for name, value in flatten({part: values}).items()
             ],
-            near=[_near(results, line) for line in results.near],
-            near_total=results.data.get("duplicates", {}).get(
-                "near_across_sides", len(results.near)
-            ),
+            notes=results.data.get("notes", []),
             rejects=results.rejects[:SHOWN_REJECTS],
             rejects_total=len(results.rejects),
             settings=[
@@ -113,6 +97,13 @@ def render_page(
             counts=results.counts,
         )
     )
+    rows = images.rows[: len(known["path"])]
+    pictures = thumbnails(results.test.pixels, rows, size - len(html.encode()))
+    before, after = html.split(PICTURES)
+    yield before
+    for picture in pictures:
+        yield picture + " "
+    yield after
 
 
 def environment() -> jinja2.Environment:
@@ -128,50 +119,67 @@ def environment() -> jinja2.Environment:
     )
     made.filters["percent"] = percent
     made.filters["number"] = lambda value: f"{value:,}"
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     return made
 
 
-def _thumbnails(images: ImageSet, positions: np.ndarray) -> Iterator[tuple[int, str]]:
-    """Position and picture of each."""
-    for at in positions:
-        yield at, data_uri(images.images(at, at + 1)[0])
+def _run(results: Results, settings: dict[str, Any]) -> dict[str, str]:
+    """What was run on what, by name.
+
+    Not when: the page of a commit is the same on every run. The commit is made after the page;
+    the model's hash leads to it.
+    """
+    download = settings["download"]
+    source = download["url"] or ("" if download["source"] == "digits" else download["path"])
+    first = source if isinstance(source, str) else source[0]
+    images = sum(int(values.sum()) for values in results.counts.values())
+    epochs = _epochs(results)
+    return {
+        "Data": f"{download['source']} {Path(first).name.split('?')[0]}".strip(),
+        "Images": f"{images:,} of {len(results.classes):,} classes",
+        "Pixels": " x ".join(map(str, results.shape)),
+        "Architecture": settings["model"]["name"]
+        + (f", from {settings['model']['weights']}" if settings["model"]["weights"] else ""),
+        **({"Epochs": f"{epochs:,}"} if epochs else {}),
+        "Model": results.sha256[:12],
+    }
+
+
+def _epochs(results: Results) -> int:
+    return max((int(epochs[-1]) for epochs, _ in results.history.values()), default=0)
+
+
+def _softened(settings: dict[str, Any]) -> list[str]:
+    """Settings that make the labels in training less certain than they are."""
+    names = ("train.label_smoothing", "augment.mixup", "augment.cutmix")
+    return [name for name in names if flatten(settings)[name]]
+
+
+def _loss_floor(smoothing: float, classes: int) -> float:
+    """Cross-entropy of a perfect model in training: the entropy of a smoothed label."""
+    share = np.full(classes, smoothing / classes)
+    share[0] += 1 - smoothing
+    return float(-(share[share > 0] * np.log(share[share > 0])).sum())
 
 
 def _item(results: Results, at: int) -> dict[str, Any]:
     """A test image with what the model says about it."""
-    probabilities = results.probabilities[at]
-    actual, predicted = int(results.labels[at]), int(results.predicted[at])
     return {
         "src": data_uri(results.test.images(at, at + 1)[0]),
-        "actual": actual,
-        "predicted": predicted,
-        "confidence": float(probabilities[predicted]),
-        "of_actual": float(probabilities[actual]),
+        "actual": int(results.labels[at]),
+        "predicted": int(results.predicted[at]),
         "path": results.test.paths[at],
-        "id": results.test.ids[at],
-    }
-
-
-def _near(results: Results, line: dict[str, str]) -> dict[str, str]:
-    """A line of data_issues.csv on two near-duplicates, with their pictures."""
-
-    def picture(side: str, id: str) -> str:
-        images = results.sets[side]
-        at = int(np.flatnonzero(images.ids == id)[0])
-        return data_uri(images.images(at, at + 1)[0])
-
-    return line | {
-        "src": picture(line["side"], line["id"]),
-        "other_src": picture(line["other_side"], line["other_id"]),
     }
 
 
 def _class_rows(results: Results) -> list[dict[str, Any]]:
-    return [
+    """Of each class its scores and numbers of images, the weakest first."""
+    rows = [
         score._asdict()
         | {"counts": {side: int(values[k]) for side, values in results.counts.items()}}
         for k, score in enumerate(results.class_scores)
     ]
+    return sorted(rows, key=lambda row: (not row["support"], row["f1"]))
 
 
 def _pairs(results: Results) -> list[tuple[int, int, int, float]]:
@@ -188,21 +196,29 @@ def _pairs(results: Results) -> list[tuple[int, int, int, float]]:
 
 
 def _matrix(results: Results) -> dict[str, list]:
-    """What the script on the page draws: classes, totals, and the cells that are not zero.
-
-    `cells` is indexed by position in `classes`, `wrong` (all mistakes) by class.
-    """
+    """What the script on the page draws: classes, totals, and the cells that are not zero, by
+    position in `classes`."""
     counts = results.confusion
     wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
     chosen = np.sort(np.argsort(-wrong, kind="stable")[:MATRIX])
-    errors = counts - np.diag(np.diag(counts))
     inside = counts[np.ix_(chosen, chosen)]
     return {
         "classes": chosen.tolist(),
-        "names": [printable(name) for name in results.classes],
         "actual": counts.sum(axis=1)[chosen].tolist(),
         "predicted": counts.sum(axis=0)[chosen].tolist(),
         "f1": [results.class_scores[k].f1 for k in chosen],
-        "wrong": [[int(i), int(j), int(errors[i, j])] for i, j in np.argwhere(errors)],
         "cells": [[int(i), int(j), int(inside[i, j])] for i, j in np.argwhere(inside)],
     }
+
+
+def _threshold(results: Results) -> list[list[int]]:
+    """How many test images have at least the confidence k / `STEPS`, and how many of them the
+    model gets right, for k from 0 to `STEPS`."""
+    steps = np.arange(STEPS + 1) / STEPS
+    right = results.predicted == results.labels
+
+    def at_least(confidence: np.ndarray) -> np.ndarray:
+        return len(confidence) - np.searchsorted(np.sort(confidence), steps)
+
+    confidence = results.confidence
+    return np.column_stack([at_least(confidence), at_least(confidence[right])]).tolist()

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.errors import UserError
 from stages.files import (
@@ -13,10 +15,10 @@ from stages.files import (
     DATA_ISSUES,
     DATA_SUMMARY,
     EVALUATION,
+    INDEX,
     LEARNING_CURVE,
     LEARNING_CURVE_COLUMNS,
     LOG,
-    NEAR,
     PROCESSED,
     REJECTS,
     REJECTS_COLUMNS,
@@ -30,8 +32,11 @@ from stages.store.image_set import ImageSet, load_image_set
 from stages.store.outputs import made_by
 from stages.store.tables import read_table
 
-SHOWN_NEAR = 24  # pairs of near-duplicates on the page
 PER_CLASS = "per_class.csv"
+# In EVALUATION, if evaluate could tell.
+MAP = "map.npy"
+UNLIKE = "unlike.npy"  # how far each test image is from the training images
+SHOWN_UNLIKE = 1000
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,20 @@ class Results:
     `scores` are those of reports/scores.json; `class_scores` is in the order of `classes`.
     `counts` int (classes,) is the number of images by side; `confusion` int (classes,
     classes), rows are actual. `curves` holds the tables of reports/curves by name, each a dict
-    of columns. `sha256`, `shape` and `layers` are the model's.
+    of columns. `sha256`, `shape` and `layers` are the model's. `chosen_epoch` is None where nothing
+    was chosen: without validation images.
     `history` holds (epochs, values) by metric, e.g. "val/loss"; `learning_curve` the columns of
     reports/train/learning_curve.csv, perhaps empty. `maps` uint8
-    (k, 2, rows, columns) explains the images `explained`, positions in `test`. `near` are the
-    lines of data_issues.csv on near-duplicates, the nearest first.
+    (k, 2, rows, columns) explains the images `explained`, positions in `test`. `map` float32 (n, 2)
+    are the test images by principal components of the model's features, if known. `issues` are
+    the lines of data_issues.csv, and such lines for test images unlike the training images, most
+    unlike first; `places` says by id where the images are that they name: number
+    in `SIDES` (`len(SIDES)` for `left_out`, those on no side) and position in that set.
     """
 
     classes: list[str]
     sets: dict[str, ImageSet]
+    left_out: ImageSet
     counts: dict[str, np.ndarray]
     labels: np.ndarray
     predicted: np.ndarray
@@ -63,12 +73,14 @@ class Results:
     learning_curve: dict[str, np.ndarray]
     explained: np.ndarray
     maps: np.ndarray
+    map: np.ndarray | None
     sha256: str
     shape: list[int]
     layers: list[dict[str, Any]]
     data: dict[str, Any]
     rejects: list[tuple[str, str]]
-    near: list[dict[str, str]]
+    issues: list[dict[str, str]]
+    places: dict[str, tuple[int, int]]
 
     @property
     def train(self) -> ImageSet:
@@ -89,16 +101,24 @@ def read_results(folder: Path = Path()) -> Results:
     or damaged."""
     processed, splits, evaluation = folder / PROCESSED, folder / SPLITS, folder / EVALUATION
     sets = {side: load_image_set(processed, splits / f"{side}.csv") for side in SIDES}
+    left_out = _left_out(processed, sets)
     test = sets["test"]
     classes = test.dataset.classes
     with made_by("evaluate", evaluation):
         probabilities = np.load(evaluation / "probabilities.npy")
         maps = np.load(evaluation / "grad_cam.npy")
         explained = read_table(evaluation / "grad_cam.csv", ["id"])["id"].to_pylist()
+        map = np.load(evaluation / MAP) if (evaluation / MAP).exists() else None
+        distances = np.load(evaluation / UNLIKE) if (evaluation / UNLIKE).exists() else None
         model = _read_json(evaluation / "model.json")
         sha256, shape, layers = (model[name] for name in ("sha256", "shape", "layers"))
     position = {id: at for at, id in enumerate(test.ids)}
-    if probabilities.shape != (len(test), len(classes)) or not position.keys() >= set(explained):
+    if (
+        probabilities.shape != (len(test), len(classes))
+        or not position.keys() >= set(explained)
+        or (map is not None and map.shape != (len(test), 2))
+        or (distances is not None and distances.shape != (len(test),))
+    ):
         raise UserError(f"{evaluation} is about other images than {splits}; dvc repro evaluate")
     predicted = probabilities.argmax(axis=1)
     with made_by("preprocess", processed / REJECTS):
@@ -114,7 +134,9 @@ def read_results(folder: Path = Path()) -> Results:
         raise UserError(f"{CURVES / PER_CLASS} is about other classes; dvc repro evaluate")
     with made_by("train", folder / LOG):
         history = _read_history(folder / LOG / "plots" / "metrics")
-        chosen_epoch = _read_json(folder / LOG / "metrics.json").get("best_epoch")
+        validated = any(name.startswith("val/") for name in history)
+        last = _read_json(folder / LOG / "metrics.json")
+        chosen_epoch = last.get("best_epoch") if validated else None
     with made_by("train", folder / LEARNING_CURVE):
         learning_curve = _read_columns(folder / LEARNING_CURVE)
         if set(learning_curve) != set(LEARNING_CURVE_COLUMNS):
@@ -122,15 +144,13 @@ def read_results(folder: Path = Path()) -> Results:
     with made_by("split", folder / DATA_SUMMARY):
         facts = _read_json(folder / DATA_SUMMARY)
     with made_by("split", folder / DATA_ISSUES):
-        lines = read_table(folder / DATA_ISSUES).to_pylist()
-        near = [line for line in lines if line["issue"] == NEAR][:SHOWN_NEAR]
-        for line in near:
-            for side, id in ((line["side"], line["id"]), (line["other_side"], line["other_id"])):
-                if id not in sets[side].ids:
-                    raise ValueError(f"{id} is not in {side}.csv")
+        issues = read_table(folder / DATA_ISSUES).to_pylist()
+        issues += _unlike(test, distances, scores.get("trust", {}).get("unlike", 0))
+        places = _find(issues, [*sets.values(), left_out])
     return Results(
         classes=classes,
         sets=sets,
+        left_out=left_out,
         counts={
             side: np.bincount(images.labels, minlength=len(classes))
             for side, images in sets.items()
@@ -148,13 +168,59 @@ def read_results(folder: Path = Path()) -> Results:
         learning_curve=learning_curve,
         explained=np.array([position[id] for id in explained], int),
         maps=maps,
+        map=map,
         sha256=sha256,
         shape=shape,
         layers=layers,
         data=facts,
         rejects=list(zip(*rejects.values(), strict=True)),
-        near=near,
+        issues=issues,
+        places=places,
     )
+
+
+def _left_out(processed: Path, sets: dict[str, ImageSet]) -> ImageSet:
+    """The processed images on no side."""
+    known = next(iter(sets.values()))
+    with made_by("preprocess", processed / INDEX):
+        index = read_table(processed / INDEX, ["id", "path", "label", "shard", "row"])
+    used = pa.chunked_array([pa.array(images.ids, pa.string()) for images in sets.values()])
+    index = index.filter(pc.invert(pc.is_in(index["id"], value_set=used)))
+    labels = pc.index_in(index["label"], pa.array(known.dataset.classes, pa.string()))
+    if labels.null_count:
+        raise UserError(f"{processed / INDEX} names classes that the data set lacks; dvc repro")
+    with made_by("preprocess", processed):
+        rows = known.pixels.rows(index["shard"].to_pylist(), index["row"].to_numpy())
+    ids, paths = index["id"].to_numpy(), index["path"].to_numpy()
+    return ImageSet(
+        ids, paths, labels.to_numpy().astype(np.int32), rows, known.pixels, known.dataset
+    )
+
+
+def _unlike(test: ImageSet, distances: np.ndarray | None, share: float) -> list[dict[str, str]]:
+    """Lines as those of data_issues.csv for the `share` of test images farthest from training."""
+    if distances is None:
+        return []
+    farthest = np.argsort(-distances, kind="stable")[: min(round(share * len(test)), SHOWN_UNLIKE)]
+    return [
+        {"issue": "unlike the training images", "id": test.ids[at], "other_id": "", "distance": ""}
+        | {"value": f"{distances[at]:.3g}"}
+        for at in farthest
+    ]
+
+
+def _find(issues: list[dict[str, str]], sets: list[ImageSet]) -> dict[str, tuple[int, int]]:
+    """Number of its set and position in it, of each image that `issues` name, by id."""
+    wanted = {line[column] for line in issues for column in ("id", "other_id")} - {""}
+    places = {
+        id: (number, at)
+        for number, images in enumerate(sets)
+        for at, id in enumerate(images.ids)
+        if id in wanted
+    }
+    if missing := wanted - places.keys():
+        raise ValueError(f"there is no image {min(missing)}")
+    return places
 
 
 def read_class_scores(path: Path) -> list[ClassScore]:
