@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,9 +26,11 @@ from stages.files import (
     SCORES,
     SPLITS,
     TIMES,
+    TRUST_COLUMNS,
 )
+from stages.inference import trust
 from stages.inference.explain import grad_cam, last_convolution, layer_table
-from stages.inference.probabilities import probabilities
+from stages.inference.probabilities import observer, probabilities
 from stages.metrics import curves, scores
 from stages.parameters.evaluate import Evaluate
 from stages.parameters.section import read_settings
@@ -36,7 +38,16 @@ from stages.progress import progress
 from stages.report.summary import model_card
 from stages.store.blobs import file_sha256
 from stages.store.image_set import ImageSet, load_image_set
-from stages.store.model import Judgement, Score, load_model, record_times, write_judgement
+from stages.store.model import (
+    Judgement,
+    Limit,
+    Reference,
+    Score,
+    load_model,
+    load_reference,
+    record_times,
+    write_judgement,
+)
 from stages.store.names import path_cell
 from stages.store.outputs import Outputs, made_by, outputs_of
 from stages.store.tables import write_table
@@ -63,6 +74,7 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     with made_by("split", DATA_SUMMARY):
         data = dict(json.loads(DATA_SUMMARY.read_text(encoding="utf-8")))
     model, info = load_model(MODEL)
+    reference = load_reference(MODEL)
     classes = info.classes
     if classes != test.dataset.classes:
         raise UserError(f"{MODEL} was trained for other classes than {PROCESSED} holds; dvc repro")
@@ -71,33 +83,40 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     if not len(test):
         raise UserError(f"{SPLITS}/test.csv names no images; raise split.test")
 
-    def predict(images: ImageSet, what: str) -> np.ndarray:
-        return _predict(model, images, settings.batch_size, settings.tta, what)
+    watch = _watcher(model, reference, settings.tta)
+
+    def observe(images: ImageSet, what: str) -> Seen:
+        return _observe(watch, images, settings.batch_size, what)
 
     before = time.perf_counter()
-    test_probabilities = predict(test, "test images")
+    seen = observe(test, "test images")
+    test_probabilities = seen.probabilities
     forward = time.perf_counter() - before
     predicted = test_probabilities.argmax(axis=1)
 
     figures = {"test": scores.score(test.labels, test_probabilities, settings.top_k)}
     figures["test"] |= scores.rounded({"base_rate": scores.base_rate(train.labels, test.labels)})
     by_class = scores.score_classes(test.labels, test_probabilities, classes)
+    held_out = observe(val, "validation images")
     for side, images in (("val", val), ("extra", extra)):
         if len(images):
-            judged = predict(images, f"{side} images")
-            figures[side] = scores.score(images.labels, judged, settings.top_k)
+            judged = held_out if side == "val" else observe(images, "extra images")
+            figures[side] = scores.score(images.labels, judged.probabilities, settings.top_k)
+    limits = _limits(settings, val.labels, held_out)
+    temperature = info.calibration.temperature if info.calibration else 1.0
+    figures["trust"], sets, unlike = _trust(limits, temperature, test.labels, seen)
     figures["model"] = {"parameters": model.count_params(), "bytes": MODEL.stat().st_size}
 
     mistakes = scores.most_confident_mistakes(test.labels, test_probabilities, settings.grad_cam)
     maps = _explain(model, test, mistakes, predicted, settings.batch_size)
     layers, sha256 = layer_table(model), file_sha256(MODEL)
     single = _seconds_per_single_image(model, test)
-    by_epoch = _accuracy_by_epoch(model, extra, predict) if len(extra) else []
+    by_epoch = _accuracy_by_epoch(model, extra, observe) if len(extra) else []
 
-    print(_judged(figures), flush=True)
+    print("\n".join([_judged(figures), *_unknown(settings, limits, len(val))]), flush=True)
     _write_json(outputs.file(METRICS), scores.headline(figures))
     _write_json(outputs.file(SCORES), figures)
-    _write_predictions(outputs.file(PREDICTIONS), test, test_probabilities, classes)
+    _write_predictions(outputs.file(PREDICTIONS), test, test_probabilities, classes, sets, unlike)
     _write_text(outputs.file(CLASSIFICATION_REPORT), scores.report(test.labels, predicted, classes))
     folder = outputs.directory(CURVES)
     for name, table in curves.TABLES.items():
@@ -106,6 +125,8 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     write_table(folder / f"{curves.EXTRA}.csv", curves.EXTRA_COLUMNS, by_epoch)
     folder = outputs.directory(EVALUATION)
     np.save(folder / "probabilities.npy", test_probabilities)
+    np.save(folder / "unlike.npy", seen.distance)
+    np.save(folder / "map.npy", seen.place)
     np.save(folder / "grad_cam.npy", maps)
     write_table(folder / "grad_cam.csv", ["id"], [[id] for id in test.ids[mistakes[: len(maps)]]])
     _write_json(folder / "model.json", {**info.model_dump(), "sha256": sha256, "layers": layers})
@@ -114,7 +135,14 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     score = Score.model_validate({name: figures["test"][name] for name in Score.model_fields})
     write_judgement(
         outputs.file(JUDGEMENT),
-        Judgement(sha256=sha256, tta=settings.tta, top_k=settings.top_k, test=score),
+        Judgement(
+            sha256=sha256,
+            tta=settings.tta,
+            top_k=settings.top_k,
+            test=score,
+            sets=limits.sets,
+            unlike=limits.unlike,
+        ),
     )
     return {
         "images_per_second": round(len(test) / forward, 1),
@@ -129,23 +157,108 @@ def _judged(figures: dict[str, scores.Scores]) -> str:
     return f"{counts} images judged; test accuracy {figures['test']['accuracy']:.2%}"
 
 
-def _predict(
-    model: "keras.Model", images: ImageSet, batch_size: int, tta: str, what: str
-) -> np.ndarray:
-    """Class probabilities float32 (n, classes); holds one batch of pixels at a time."""
-    out = np.empty((len(images), model.output_shape[-1]), np.float32)
+class Seen(NamedTuple):
+    """What the model makes of images: `probabilities` float32 (n, classes), `distance` float32
+    (n,) from the training images, `place` float32 (n, 2) on the map of features.
+
+    Without a `Reference` the distances are NaN and all places are one.
+    """
+
+    probabilities: np.ndarray
+    distance: np.ndarray
+    place: np.ndarray
+
+
+def _watcher(
+    model: "keras.Model", reference: Reference | None, tta: str
+) -> Callable[[np.ndarray], Seen]:
+    """A function from uint8 (n, height, width, channels) to what `model` makes of them."""
+    observe = observer(model, tta)
+    if reference:
+        mean, axes = trust.plane(reference.trained)
+        trained = trust.directions(reference.trained)
+
+    def watch(pixels: np.ndarray) -> Seen:
+        probabilities, features = observe(pixels)
+        if not reference:
+            nothing = np.full(len(pixels), np.nan, np.float32)
+            return Seen(probabilities, nothing, np.zeros((len(pixels), 2), np.float32))
+        place = ((features - mean) @ axes).astype(np.float32)
+        return Seen(probabilities, trust.distance(features, trained), place)
+
+    return watch
+
+
+def _observe(
+    watch: Callable[[np.ndarray], Seen], images: ImageSet, batch_size: int, what: str
+) -> Seen:
+    """What the model makes of `images`; holds one batch of pixels and features at a time."""
+    parts = [watch(images.images(0, 0))]  # for the shapes, if there are no images
     with progress(len(images), "images", what) as bar:
-        start = 0
-        for batch in probabilities(model, images.batches(batch_size), tta):
-            out[start : start + len(batch)] = batch
-            start += len(batch)
-            bar.update(len(batch))
-    if bad := int((~np.isfinite(out)).any(axis=1).sum()):
+        for pixels in images.batches(batch_size):
+            parts.append(watch(pixels))
+            bar.update(len(pixels))
+    seen = Seen(*map(np.concatenate, zip(*parts, strict=True)))
+    if bad := int((~np.isfinite(seen.probabilities)).any(axis=1).sum()):
         raise UserError(
-            f"{MODEL} gives no numbers (NaN) for {bad:,} of {len(out):,} {what}: its training "
+            f"{MODEL} gives no numbers (NaN) for {bad:,} of {len(images):,} {what}: its training "
             "diverged; lower train.optimizer.learning_rate and train again"
         )
-    return out
+    return seen
+
+
+class Limits(NamedTuple):
+    """Thresholds that the validation images give, None where they are too few."""
+
+    sets: Limit | None
+    unlike: Limit | None
+
+
+def _limits(settings: Evaluate, labels: np.ndarray, held_out: Seen) -> Limits:
+    """The thresholds for what `settings` ask for, by the validation images."""
+    known = np.isfinite(held_out.distance).all()
+    sets = trust.set_threshold(held_out.probabilities, labels, settings.coverage)
+    unlike = trust.quantile(held_out.distance, 1 - settings.unlike) if known else None
+    return Limits(
+        None if sets is None else Limit(share=settings.coverage, threshold=sets),
+        None if unlike is None else Limit(share=settings.unlike, threshold=unlike),
+    )
+
+
+def _unknown(settings: Evaluate, limits: Limits, count: int) -> Iterator[str]:
+    """What `count` validation images are too few for, a line each."""
+    for limit, what, key, share in (
+        (limits.sets, "prediction sets", "coverage", settings.coverage),
+        (limits.unlike, "image is called unlike", "unlike", 1 - settings.unlike),
+    ):
+        if limit is None:
+            yield (
+                f"no {what}: evaluate.{key} = {getattr(settings, key):g} needs at least "
+                f"{trust.images_for(share):,} validation images, not {count:,}; raise split.val"
+            )
+
+
+def _trust(
+    limits: Limits, temperature: float, labels: np.ndarray, seen: Seen
+) -> tuple[scores.Scores, np.ndarray | None, np.ndarray | None]:
+    """How far the model's doubts can be believed, by the test images; their sets bool (n, classes)
+    and which of them are unlike, bool (n,)."""
+    raw = scores.without_temperature(seen.probabilities, temperature)
+    correct = seen.probabilities.argmax(axis=1) == labels
+    figures = {
+        "temperature": temperature,
+        "ece_before": scores.expected_calibration_error(correct, raw.max(axis=1)),
+    }
+    sets = unlike = None
+    if limits.sets:
+        sets = trust.prediction_sets(seen.probabilities, limits.sets.threshold)
+        figures |= {"coverage_asked": limits.sets.share, "set_threshold": limits.sets.threshold}
+        figures |= scores.score_sets(labels, sets)
+    if limits.unlike:
+        unlike = seen.distance > limits.unlike.threshold
+        figures |= {"unlike_asked": limits.unlike.share, "unlike": unlike.mean()}
+        figures["unlike_threshold"] = limits.unlike.threshold
+    return scores.rounded(figures), sets, unlike
 
 
 def _explain(
@@ -178,13 +291,14 @@ def _explain(
 
 
 def _accuracy_by_epoch(
-    model: "keras.Model", extra: ImageSet, predict: Callable[[ImageSet, str], np.ndarray]
+    model: "keras.Model", extra: ImageSet, observe: Callable[[ImageSet, str], Seen]
 ) -> list[tuple]:
     """Accuracy on the extra set with the weights of each saved epoch. Nothing is chosen by it."""
     rows = []
     for path in sorted(EPOCHS.glob("epoch-*.weights.h5")):
         model.load_weights(path)
-        right = predict(extra, f"extra images, {path.stem}").argmax(axis=1) == extra.labels
+        predicted = observe(extra, f"extra images, {path.stem}").probabilities.argmax(axis=1)
+        right = predicted == extra.labels
         accuracy = scores.accuracy(int(right.sum()), len(extra))
         accuracy.pop("count")
         rows.append((int(path.name.split(".")[0].removeprefix("epoch-")), *accuracy.values()))
@@ -203,17 +317,25 @@ def _seconds_per_single_image(model: "keras.Model", test: ImageSet, runs: int = 
 
 
 def _write_predictions(
-    path: Path, test: ImageSet, probabilities: np.ndarray, classes: list[str]
+    path: Path,
+    test: ImageSet,
+    probabilities: np.ndarray,
+    classes: list[str],
+    sets: np.ndarray | None,
+    unlike: np.ndarray | None,
 ) -> None:
+    none = [""] * len(test)
     rows = zip(
         test.ids,
         (classes[label] for label in test.labels),
         (classes[label] for label in probabilities.argmax(axis=1)),
         (f"{confidence:.6f}" for confidence in probabilities.max(axis=1)),
         map(path_cell, test.paths),
+        none if sets is None else map(trust.joined, trust.named(sets, probabilities, classes)),
+        none if unlike is None else ("yes" if far else "no" for far in unlike),
         strict=True,
     )
-    write_table(path, PREDICTIONS_COLUMNS, rows)
+    write_table(path, [*PREDICTIONS_COLUMNS, *TRUST_COLUMNS], rows)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -99,3 +99,5 @@ IMAGE_ISSUES = (
 # images that it did not learn from.
 LEARNING_CURVE_COLUMNS = ("photos", "images", "right", "judged", "accuracy")
 PREDICTIONS_COLUMNS = ("id", "actual", "predicted", "confidence", "path")
+# After these: the classes of the prediction set, and whether the image is unlike those trained on.
+TRUST_COLUMNS = ("set", "unlike")

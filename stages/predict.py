@@ -6,6 +6,10 @@
 PATHS are image files, folders (searched to any depth), globs, URLs, or - for a list on
 standard input. Images in folders named after classes are scored too. Images that cannot be
 read are reported and the others done; the exit code is then 1.
+
+Where evaluate has judged the model, an image gets the classes that it may be, such as "cat or
+dog": as often as evaluate.coverage says, the right one is among them. An image unlike those the
+model was trained on is called that.
 """
 
 import argparse
@@ -13,9 +17,10 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from errno import EISDIR
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_args
 
@@ -24,12 +29,16 @@ from tqdm import tqdm
 
 from stages.errors import UserError, run
 from stages.files import MODEL
+from stages.inference import trust
 from stages.inference.inputs import Batch, Input, find_inputs, load
 from stages.progress import progress
 from stages.store.model import (
     Judgement,
+    ModelInfo,
+    Reference,
     largest_activation,
     load_model,
+    load_reference,
     read_info,
     read_judgement,
 )
@@ -41,6 +50,8 @@ BATCH_PIXELS = 2**22  # decoded at a time: 83 images of 224x224, and at most BAT
 BATCH_SIZE = 128
 BATCH_NUMBERS = 2**26  # that a layer may give at a time: 256 MiB of float32
 LISTED = 20  # unreadable images named on the terminal
+NAMED = 3  # classes of a prediction set named on the terminal
+PAGE = Path("drift.html")
 
 
 def main() -> int:
@@ -56,37 +67,113 @@ def main() -> int:
     tta = options.tta or (judgement.tta if judgement else "none")
     top_k = min(options.top_k or (judgement.top_k if judgement else TOP_K), len(info.classes))
 
-    predicted = np.full(len(inputs), -1, np.int32)
-    errors: dict[int, str] = {}
     height, width, _ = info.shape
     batch_size = options.batch_size or max(1, min(BATCH_SIZE, BATCH_PIXELS // (height * width)))
-    batches = load(inputs, info.preprocess, batch_size)
-    with (
-        _output(options.output, top_k) as write,
-        progress(len(inputs), "images", "classifying") as bar,
-    ):
-        for batch, probabilities in _classify(options.model, tta, batches):
-            predicted[batch.positions] = probabilities.argmax(axis=1)
+    reference = load_reference(options.model)
+
+    def classify(chosen: list[Input]) -> Iterator[tuple[Batch, Seen]]:
+        batches = load(chosen, info.preprocess, batch_size)
+        return _classify(options.model, reference, tta, batches)
+
+    if not judgement and not options.tta:
+        _print_unjudged(options.model)
+    if options.drift:
+        return _print_drift(inputs, classify(inputs), info, reference, options.output or PAGE)
+    if options.next:
+        chosen, errors = _choose(len(inputs), classify(inputs), options.next)
+        if options.output is None:
+            print("".join(f"{printable(inputs[at].name)}\n" for at in chosen), end="")
+            return _print_errors(inputs, errors)
+        code = _print_errors(inputs, errors)
+        inputs = [inputs[at] for at in chosen]
+    else:
+        code = 0
+    doubts = _doubts(judgement, tta)
+    return max(code, _write(inputs, classify(inputs), info.classes, doubts, top_k, options.output))
+
+
+def _write(
+    inputs: list[Input],
+    classified: Iterator[tuple[Batch, "Seen"]],
+    classes: list[str],
+    doubts: "Doubts",
+    top_k: int,
+    output: Path | None,
+) -> int:
+    """Write an answer for each of `inputs` and print how many are right; the exit code."""
+    predicted = np.full(len(inputs), -1, np.int32)
+    errors: dict[int, str] = {}
+    with _output(output, top_k) as write, progress(len(inputs), "images", "classifying") as bar:
+        for batch, seen in classified:
+            predicted[batch.positions] = seen.probabilities.argmax(axis=1)
             errors |= batch.errors
-            ranked = _ranked(probabilities, info.classes, top_k)
+            ranked = _ranked(seen.probabilities, classes, top_k)
             answers = [
-                Answer(inputs[at], best) for at, best in zip(batch.positions, ranked, strict=True)
+                Answer(inputs[at], best, *doubt)
+                for at, best, doubt in zip(
+                    batch.positions, ranked, doubts.of(seen, classes), strict=True
+                )
             ]
-            answers += [Answer(inputs[at], [], error) for at, error in batch.errors.items()]
+            answers += [Answer(inputs[at], [], error=error) for at, error in batch.errors.items()]
             order = np.argsort([*batch.positions, *batch.errors])
             write([answers[k] for k in order])
             bar.update(len(answers))
-    if not judgement and not options.tta:
-        _print_unjudged(options.model)
-    _print_score(inputs, predicted, info.classes)
+    _print_score(inputs, predicted, classes)
     return _print_errors(inputs, errors)
 
 
+class Seen(NamedTuple):
+    """What the model makes of images: `probabilities` float32 (n, classes), `features` float32
+    (n, d), and `distance` float32 (n,) from the training images, if it knows any."""
+
+    probabilities: np.ndarray
+    features: np.ndarray
+    distance: np.ndarray | None
+
+
+class Doubts(NamedTuple):
+    """The thresholds of the judgement; None for what it does not tell."""
+
+    sets: float | None
+    unlike: float | None
+
+    def of(self, seen: Seen, classes: list[str]) -> Iterator[tuple[list[str] | None, bool | None]]:
+        """For each image the classes of its set, and whether it is unlike the training images."""
+        sets: Iterable[list[str] | None] = repeat(None, len(seen.probabilities))
+        unlike: Iterable[bool | None] = repeat(None, len(seen.probabilities))
+        if self.sets is not None:
+            inside = trust.prediction_sets(seen.probabilities, self.sets)
+            sets = trust.named(inside, seen.probabilities, classes)
+        if self.unlike is not None and seen.distance is not None:
+            unlike = (seen.distance > self.unlike).tolist()
+        return zip(sets, unlike, strict=True)
+
+
+def _doubts(judgement: Judgement | None, tta: str) -> Doubts:
+    if not judgement:
+        return Doubts(None, None)
+    sets, unlike = judgement.sets, judgement.unlike
+    if sets and tta != judgement.tta:
+        print(
+            f"no prediction sets: the model was judged with --tta {judgement.tta}, and they hold "
+            "with that alone",
+            file=sys.stderr,
+        )
+        sets = None
+    return Doubts(sets.threshold if sets else None, unlike.threshold if unlike else None)
+
+
 class Answer(NamedTuple):
-    """An image, its most probable classes and their probabilities, or what went wrong."""
+    """An image, its most probable classes and their probabilities, or what went wrong.
+
+    `names` are the classes of its prediction set, None without; `unlike` tells whether it is
+    unlike the training images, if that is known.
+    """
 
     input: Input
     ranked: list[tuple[str, float]]
+    names: list[str] | None = None
+    unlike: bool | None = None
     error: str | None = None
 
 
@@ -110,6 +197,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write a .csv or .json file, not the terminal"
     )
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
+        "--next",
+        type=count,
+        metavar="N",
+        help="name the N images to label next: uncertain, and different from each other",
+    )
+    other.add_argument(
+        "--drift",
+        action="store_true",
+        help="tell whether the images come from where the training images came from, with a page "
+        f"of the most unusual (default: --output {PAGE})",
+    )
     parser.add_argument(
         "--top-k", type=count, help=f"classes named for an image (default: evaluate's, or {TOP_K})"
     )
@@ -122,8 +222,9 @@ def _options() -> argparse.Namespace:
         "--batch-size", type=count, help=f"images at a time (default: up to {BATCH_SIZE})"
     )
     options = parser.parse_args()
-    if options.output and options.output.suffix not in (".csv", ".json"):
-        raise UserError(f"--output {options.output}: the name must end in .csv or .json")
+    endings = (".html",) if options.drift else (".csv", ".json")
+    if options.output and options.output.suffix not in endings:
+        raise UserError(f"--output {options.output}: the name must end in {' or '.join(endings)}")
     return options
 
 
@@ -145,24 +246,82 @@ def _print_unjudged(model: Path) -> None:
     )
 
 
-def _classify(path: Path, tta: str, batches: Iterator[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Yield each batch with the probabilities float32 (n, classes) of its images."""
+def _classify(
+    path: Path, reference: Reference | None, tta: str, batches: Iterator[Batch]
+) -> Iterator[tuple[Batch, Seen]]:
+    """Yield each batch with what the model makes of its images."""
     import stages.quiet  # noqa: F401  TensorFlow takes seconds, hence after all else is checked
 
     model, _ = load_model(path)
-    from stages.inference.probabilities import classifier
+    from stages.inference.probabilities import observer
 
-    classify = classifier(model, tta)
+    observe = observer(model, tta)
     size = max(1, BATCH_NUMBERS // largest_activation(model))
+    trained = trust.directions(reference.trained) if reference else None
     for batch in batches:
         parts = range(0, max(1, len(batch.images)), size)
-        probabilities = np.concatenate([classify(batch.images[at : at + size]) for at in parts])
+        answers = [observe(batch.images[at : at + size]) for at in parts]
+        probabilities, features = map(np.concatenate, zip(*answers, strict=True))
         if not np.isfinite(probabilities).all():
             raise UserError(
                 f"{path} gives no numbers (NaN): its training diverged; lower "
                 "train.optimizer.learning_rate and train again"
             )
-        yield batch, probabilities
+        if trained is not None and trained.shape[1] != features.shape[1]:
+            raise UserError(
+                f"{path} is damaged: it compares {features.shape[1]} features of an image with "
+                f"{trained.shape[1]}; train it again with dvc repro"
+            )
+        distance = None if trained is None else trust.distance(features, trained)
+        yield batch, Seen(probabilities, features, distance)
+
+
+def _choose(
+    count: int, classified: Iterator[tuple[Batch, Seen]], wanted: int
+) -> tuple[list[int], dict[int, str]]:
+    """Positions of the images to label next, and what is wrong with those that cannot be read."""
+    errors: dict[int, str] = {}
+    shortlist = trust.Shortlist(wanted)
+    with progress(count, "images", "comparing") as bar:
+        for batch, seen in classified:
+            shortlist.add(batch.positions, seen.probabilities, seen.features)
+            errors |= batch.errors
+            bar.update(len(batch.positions) + len(batch.errors))
+    return shortlist.choose(), errors
+
+
+def _print_drift(
+    inputs: list[Input],
+    classified: Iterator[tuple[Batch, Seen]],
+    info: ModelInfo,
+    reference: Reference | None,
+    page: Path,
+) -> int:
+    """Say whether `inputs` come from where the training images came from; the exit code."""
+    from stages.inference import drift
+
+    if not reference or not info.calibration or not len(reference.held_out):
+        raise UserError(
+            "--drift compares with validation images, and this model knows none: set split.val "
+            "above 0 and train again"
+        )
+    if len(inputs) < drift.FEWEST:
+        raise UserError(f"--drift needs at least {drift.FEWEST} images, not {len(inputs)}")
+    errors: dict[int, str] = {}
+    collected = drift.Collected(len(inputs), len(info.classes))
+    with progress(len(inputs), "images", "comparing") as bar:
+        for batch, seen in classified:
+            assert seen.distance is not None  # as there is a reference
+            collected.add(batch, seen.probabilities, seen.features, seen.distance)
+            errors |= batch.errors
+            bar.update(len(batch.positions) + len(batch.errors))
+    found = drift.compare(collected, reference.held_out, info.calibration.predicted)
+    print(found.describe([printable(name) for name in info.classes]))
+    with _new_file(page) as new:
+        names = [printable(item.name) for item in inputs]
+        new.write_text(drift.render(found, names, info.classes), encoding="utf-8")
+    print(f"the most unusual images: open {page}")
+    return _print_errors(inputs, errors)
 
 
 def _ranked(
@@ -176,6 +335,19 @@ def _ranked(
 
 
 @contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """Yield a name to write to; the file takes the place of `path`, whole, at the end."""
+    with ExitStack() as stack:
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+            new = stack.enter_context(replace_file(path))
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        yield new
+
+
+@contextmanager
 def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Answer]], None]]:
     """Yield a function that writes a batch to the file `path`, or the terminal if it is None.
 
@@ -186,15 +358,10 @@ def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Answer]], 
         return
     columns = ["file", "actual", "predicted", "confidence"]
     columns += [f"{name}_{k}" for k in range(2, top_k + 1) for name in ("predicted", "confidence")]
-    columns.append("error")
+    columns += ["set", "unlike", "error"]
     with ExitStack() as stack:
-        try:
-            if path.is_dir():
-                raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
-            new = stack.enter_context(replace_file(path))
-            file = stack.enter_context(open(new, "w", encoding="utf-8", newline=""))
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        new = stack.enter_context(_new_file(path))
+        file = stack.enter_context(open(new, "w", encoding="utf-8", newline=""))
         if path.suffix == ".csv":
             table = csv.DictWriter(file, columns, lineterminator="\n")
             table.writeheader()
@@ -219,6 +386,8 @@ def _record(answer: Answer, columns: list[str]) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "file": printable(answer.input.name),
         "actual": answer.input.label,
+        "set": answer.names,
+        "unlike": answer.unlike,
         "error": printable(answer.error) if answer.error else None,
     }
     for rank, (name, probability) in enumerate(answer.ranked, 1):
@@ -230,19 +399,34 @@ def _record(answer: Answer, columns: list[str]) -> dict[str, Any]:
 
 def _cells(record: dict[str, Any]) -> dict[str, Any]:
     """`record` as a spreadsheet may read it."""
+    if record["set"] is not None:
+        record = record | {"set": trust.joined(record["set"])}
+    if record["unlike"] is not None:
+        record = record | {"unlike": "yes" if record["unlike"] else "no"}
     safe = {name: cell(value) for name, value in record.items() if isinstance(value, str)}
     return record | safe | {"file": path_cell(record["file"])}
 
 
 def _print(batch: list[Answer]) -> None:
     lines = [
-        f"{printable(answer.input.name)}: "
-        + ", ".join(f"{printable(name)} {probability:.1%}" for name, probability in answer.ranked)
+        f"{printable(answer.input.name)}: {_verdict(answer)}"
         for answer in batch
         if not answer.error
     ]
     if lines:
         tqdm.write("\n".join(lines))  # beside the progress bar, not into it
+
+
+def _verdict(answer: Answer) -> str:
+    """What to believe of an image, and the probabilities."""
+    figures = ", ".join(f"{printable(name)} {share:.1%}" for name, share in answer.ranked)
+    if answer.unlike:
+        return f"unlike the training images ({figures})"
+    if answer.names is None:
+        return figures
+    if len(answer.names) > NAMED:
+        return f"one of {len(answer.names)} classes ({figures})"
+    return f"{' or '.join(map(printable, answer.names))} ({figures})"
 
 
 def _print_score(inputs: list[Input], predicted: np.ndarray, classes: list[str]) -> None:

@@ -72,11 +72,16 @@ def colour_model():
     return model
 
 
+def colour_features(images: np.ndarray) -> np.ndarray:
+    """The last features of `images` in `colour_model`, float16 (n, 3): means of the channels."""
+    return (images.mean(axis=(1, 2)) / 15).astype(np.float16)
+
+
 def write_colour_job(
     folder: Path, test: int = 90, val: int = 30, extra: int = 0, classes: list[str] | None = None
 ) -> None:
     """Everything that evaluate reads, as the stages before it write it, in `folder`."""
-    from stages.store.model import ModelInfo, save_model
+    from stages.store.model import ModelInfo, Reference, save_model
 
     classes = classes or COLOUR_CLASSES
     processed, splits = folder / "data/processed", folder / "data/splits"
@@ -138,7 +143,13 @@ def write_colour_job(
         model={"name": "colour"},
         train={"best_epoch": 2},
     )
-    save_model(model, folder / "models/model.keras", info)
+    reference = Reference(
+        *(
+            colour_features(colour_images(np.arange(count) % 3, seed=number))
+            for number, count in enumerate((30, val))
+        )
+    )
+    save_model(model, folder / "models/model.keras", info, reference)
     np.save(folder / "models/augmented.npy", colour_images(np.zeros(20, int)))
     settings = (ROOT / "params.yaml").read_text(encoding="utf-8")
     (folder / "params.yaml").write_text(settings.replace("top_k: 3", "top_k: 2"))

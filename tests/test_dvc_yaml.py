@@ -21,6 +21,7 @@ stages/progress.py                   -
 stages/quiet.py                      -
 stages/predict.py                    -
 stages/inference/inputs.py           -
+stages/inference/drift.*             -
 stages/recipe.py                     -
 stages/review/*                      -
 stages/search.*                      -
@@ -38,6 +39,7 @@ stages/train.py                      train
 stages/augmentation/*                train
 stages/training/*                    train
 stages/evaluate.py                   evaluate
+stages/inference/probabilities.py    train evaluate
 stages/inference/*                   evaluate
 stages/metrics/*                     evaluate plot
 stages/report/model_card.md.j2       evaluate plot

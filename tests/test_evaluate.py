@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -36,11 +37,66 @@ def digest(folder):
 def test_every_test_image_has_its_prediction(finished_job):
     rows = read_rows(finished_job / "reports/predictions.csv")
     metrics = json.loads((finished_job / "reports/metrics.json").read_text(encoding="utf-8"))
-    assert list(rows[0]) == ["id", "actual", "predicted", "confidence", "path"]
+    assert list(rows[0]) == ["id", "actual", "predicted", "confidence", "path", "set", "unlike"]
     assert len(rows) == metrics["test"]["count"] == 90
     right = sum(row["actual"] == row["predicted"] for row in rows)
     assert metrics["test"]["accuracy"] == pytest.approx(right / 90, abs=1e-6)
     assert 0.5 < right / 90 < 1  # the job is made to have both
+
+
+def test_doubts_are_told_for_every_test_image_and_in_all(finished_job):
+    rows = read_rows(finished_job / "reports/predictions.csv")
+    trust = json.loads((finished_job / "reports/scores.json").read_text(encoding="utf-8"))["trust"]
+    sets = [
+        [name.replace("\\|", "|") for name in re.split(r"(?<!\\)\|", row["set"])] for row in rows
+    ]
+    assert all(row["predicted"] == names[0] for row, names in zip(rows, sets, strict=True))
+    assert {name for names in sets for name in names} == set(COLOUR_CLASSES)
+    held = sum(row["actual"] in names for row, names in zip(rows, sets, strict=True))
+    assert {row["unlike"] for row in rows} == {""}  # 30 validation images are too few for 1 %
+    assert held / 90 == pytest.approx(trust["coverage"], abs=1e-6)
+    assert trust["coverage_low"] < trust["coverage"] < trust["coverage_high"]
+    assert trust["coverage_high"] > trust["coverage_asked"] == 0.9
+    assert 1 <= trust["set_size"] <= 3
+    assert trust["ece_before"] > 0
+    places = np.load(finished_job / "reports/evaluation/map.npy")
+    distances = np.load(finished_job / "reports/evaluation/unlike.npy")
+    assert (places.dtype, places.shape) == (np.float32, (90, 2))
+    assert (distances.dtype, distances.shape) == (np.float32, (90,))
+    card = (finished_job / "models/README.md").read_text(encoding="utf-8")
+    assert "- Prediction sets: " in card
+    assert "- Calibration: a confidence is off by" in card
+
+
+def test_images_unlike_those_trained_on_are_called_so_at_the_rate_asked_for(tmp_path, monkeypatch):
+    write_colour_job(tmp_path, test=300, val=200)
+    shard = tmp_path / "data/processed/images-00002.npy"
+    images = np.load(shard)
+    images[:100] = 0  # black: features in no direction
+    np.save(shard, images)
+    settings = tmp_path / "params.yaml"
+    settings.write_text(
+        settings.read_text(encoding="utf-8").replace("unlike: 0.01", "unlike: 0.05")
+    )
+    monkeypatch.chdir(tmp_path)
+    evaluate.main()
+    unlike = np.array([row["unlike"] for row in read_rows("reports/predictions.csv")]) == "yes"
+    assert unlike[:100].all()
+    assert 0 < unlike[100:].mean() < 0.15
+    trust = json.loads((tmp_path / "reports/scores.json").read_text(encoding="utf-8"))["trust"]
+    assert trust["unlike"] == pytest.approx(unlike.mean(), abs=1e-6)
+    judgement = json.loads((tmp_path / "models/model.json").read_text())
+    assert judgement["unlike"]["share"] == 0.05
+
+
+def test_too_few_validation_images_are_said_and_leave_no_sets(tmp_path, monkeypatch, capsys):
+    write_colour_job(tmp_path, test=6, val=6)
+    monkeypatch.chdir(tmp_path)
+    evaluate.main()
+    said = "no prediction sets: evaluate.coverage = 0.9 needs at least 9 validation images, not 6"
+    assert said in capsys.readouterr().out
+    assert {row["set"] for row in read_rows("reports/predictions.csv")} == {""}
+    assert json.loads((tmp_path / "models/model.json").read_text())["sets"] is None
 
 
 def test_predictions_are_those_of_the_model(finished_job):
@@ -252,7 +308,11 @@ def test_what_the_model_was_judged_with_lies_beside_it(finished_job):
         name: scores["test"][name]
         for name in ("accuracy", "accuracy_low", "accuracy_high", "count")
     }
-    assert judgement == {"sha256": _sha256(finished_job), "tta": "none", "top_k": 2, "test": score}
+    settings = {"tta": "none", "top_k": 2}
+    sets = {"share": 0.9, "threshold": pytest.approx(scores["trust"]["set_threshold"], abs=1e-6)}
+    assert judgement.pop("sets") == sets
+    assert judgement.pop("unlike") is None  # 30 validation images are too few for 1 %
+    assert judgement == {"sha256": _sha256(finished_job), **settings, "test": score}
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -406,7 +466,7 @@ def test_a_model_that_always_names_one_class_is_said_to_be_no_better(tmp_path, m
     test = json.loads((tmp_path / "reports/metrics.json").read_text(encoding="utf-8"))["test"]
     assert test["base_rate"] == test["accuracy"] == pytest.approx(1 / 3, abs=1e-6)
     said = "No better than always naming the commonest class, which is right for 33.3 %"
-    judged, _, warning, *_ = capsys.readouterr().out.splitlines()
+    judged, _, _, warning, *_ = capsys.readouterr().out.splitlines()
     assert " test" in judged
     assert "images judged; test accuracy" in judged
     assert said in warning

@@ -17,13 +17,17 @@ from stages.errors import UserError
 from stages.parameters.pixels import Preprocessing
 from stages.store.model import (
     CONFIG,
+    FEATURES,
     INFO,
+    REFERENCE_IMAGES,
     WEIGHTS,
     Judgement,
     ModelInfo,
+    Reference,
     Score,
     file_sha256,
     load_model,
+    load_reference,
     read_info,
     read_judgement,
     save_model,
@@ -40,7 +44,8 @@ def sound(tmp_path_factory):
     info = ModelInfo(
         classes=["a", "b", "c"], shape=(16, 16, 3), preprocess=Preprocessing(**PREPROCESS)
     )
-    save_model(colour_model(), path, info)
+    random = np.random.default_rng(0)
+    save_model(colour_model(), path, info, Reference(*random.random((2, 5, 3)).astype(np.float16)))
     return path
 
 
@@ -143,6 +148,10 @@ INFOS = {
     "preprocess extra": {"preprocess": PREPROCESS | {"url": "http://localhost"}},
     "parameters text": {"parameters": "many"},
     "train a list": {"train": []},
+    "temperature zero": {"calibration": {"temperature": 0.0, "images": 1, "predicted": [1, 0, 0]}},
+    "temperature text": {"calibration": {"temperature": "1", "images": 1, "predicted": [1, 0, 0]}},
+    "other calibration": {"calibration": {"temperature": 1.0, "images": 1, "predicted": [1]}},
+    "negative counts": {"calibration": {"temperature": 1.0, "images": 1, "predicted": [2, -1, 0]}},
 }
 LAYERS = {
     "lambda": layer("Lambda", function={"class_name": "__lambda__", "config": {"value": [CODE]}}),
@@ -251,6 +260,68 @@ def test_foreign_and_damaged_models_are_one_line_each(sound, tmp_path, monkeypat
         assert "\n" not in message, name
         assert len(message) < 500 + len(str(path)), name
     assert sorted(os.listdir()) == ["files"]  # nothing ran, nothing was fetched or unpacked
+
+
+def npy(array, version=(1, 0)) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, array, version)
+    return file.getvalue()
+
+
+def header(**changes) -> bytes:
+    """The start of an .npy file that says what `changes` say, and one number."""
+    fields = {"descr": "<f2", "fortran_order": False, "shape": (5, 3)} | changes
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, fields)
+    return file.getvalue() + bytes(2)
+
+
+SOUND = np.ones((5, 3), np.float16)
+ARRAYS = {
+    "empty": b"",
+    "garbage": b"\x93NUMPY\x01\x00\xff\xff{",
+    "objects": npy(np.array([[print]], object)),
+    "float32": npy(SOUND.astype(np.float32)),
+    "text": npy(np.array([["a"]])),
+    "one axis": npy(SOUND[0]),
+    "by columns": npy(np.asfortranarray(SOUND)),
+    "newer": npy(SOUND, (2, 0)),
+    "infinite": npy(SOUND * np.inf),
+    "not a number": npy(SOUND * np.nan),
+    "cut": npy(SOUND)[:-2],
+    "longer": npy(SOUND) + b"xx",
+    "wider than the other": npy(np.ones((5, 4), np.float16)),
+    "many": npy(np.ones((REFERENCE_IMAGES + 1, 3), np.float16)),
+    "claims much": header(shape=(2000, 2**40)),
+    "claims less than nothing": header(shape=(-1, -1)),
+    "claims no width": header(shape=(0, -3)),
+    "long header": header(shape=(1, 1), descr=[("x" * 2000, "<f2")]),
+    "too large": bytes(2**24 + 1),
+}
+
+
+def test_features_that_are_foreign_or_damaged_are_one_line_each(sound, tmp_path):
+    content = members(sound)
+    cases = {f"{at} {name}": (at, data) for at in FEATURES for name, data in ARRAYS.items()}
+    for name, (at, data) in cases.items():
+        path = pack(tmp_path / f"{name}.keras", content | {at: data})
+        with pytest.raises(UserError, match="is not a model of this pipeline") as caught:
+            load_reference(path)
+        assert "\n" not in str(caught.value), name
+    with pytest.raises(UserError, match=r"trained\.npy"):
+        load_reference(
+            pack(tmp_path / "half.keras", {n: content[n] for n in content if n != FEATURES[0]})
+        )
+
+
+def test_features_travel_with_the_model_and_may_be_absent(sound, tmp_path):
+    trained, held_out = load_reference(sound)
+    np.testing.assert_array_equal(
+        [trained, held_out], np.random.default_rng(0).random((2, 5, 3)).astype(np.float16)
+    )
+    content = {n: data for n, data in members(sound).items() if n not in FEATURES}
+    assert load_reference(pack(tmp_path / "without.keras", content)) is None
+    load_model(tmp_path / "without.keras")
 
 
 def test_what_a_model_claims_takes_no_memory_and_no_time(sound, tmp_path):

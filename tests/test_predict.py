@@ -164,7 +164,7 @@ def test_csv_and_json_hold_the_same_records(run, photos):
     records = json.loads(Path("found.json").read_text(encoding="utf-8"))
     assert list(records[0]) == [
         *("file", "actual", "predicted", "confidence"),
-        *("predicted_2", "confidence_2", "error"),
+        *("predicted_2", "confidence_2", "set", "unlike", "error"),
     ]
     assert records[-1] == dict.fromkeys(records[0]) | {
         "file": "photos/red/3.jpg",
@@ -463,3 +463,134 @@ def test_a_foreign_models_class_names_are_no_formulas_and_no_escapes(run, photos
     assert "\x1b" not in out + Path("found.csv").read_text(encoding="utf-8")
     predicted = {line["file"]: line["predicted"] for line in read_csv("found.csv")}
     assert list(predicted.values()) == ["'=1+1", "\\x1b[2J", "-5"]
+
+
+# When to believe it
+
+
+@pytest.fixture
+def judged_model(color_model, tmp_path):
+    """The model with training and validation features of red, green and blue photos, judged."""
+    from stages.store.model import (
+        Calibration,
+        Judgement,
+        Limit,
+        Reference,
+        Score,
+        file_sha256,
+        load_model,
+        write_judgement,
+    )
+
+    model, info = load_model(color_model)
+    random = np.random.default_rng(0)
+    colours = np.array(list(COLORS.values()))[np.arange(90) % 3] / 25
+    features = [(colours + random.normal(0, 0.4, (90, 3))).astype(np.float16) for _ in range(2)]
+    calibration = Calibration(temperature=1.0, images=90, predicted=[30, 30, 30])
+    path = tmp_path / "judged.keras"
+    save_model(
+        model, path, info.model_copy(update={"calibration": calibration}), Reference(*features)
+    )
+    judgement = Judgement(
+        sha256=file_sha256(path),
+        tta="none",
+        top_k=2,
+        test=Score(accuracy=0.9, accuracy_low=0.8, accuracy_high=1.0, count=9),
+        sets=Limit(share=0.9, threshold=0.2),
+        unlike=Limit(share=0.01, threshold=0.05),
+    )
+    write_judgement(path.with_suffix(".json"), judgement)
+    return path
+
+
+def paint(path, color):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), color).save(path)
+
+
+def test_an_image_gets_its_set_of_classes_or_is_called_unlike(run, photos, judged_model):
+    paint(photos / "mixed.png", (220, 205, 0))
+    paint(photos / "white.png", (255, 255, 255))
+    _, out, _ = run("photos", "--model", judged_model)
+    lines = dict(line.split(": ", 1) for line in out.splitlines() if line.startswith("photos"))
+    assert lines["photos/red/1.jpg"].startswith("red (red 100.0%, ")
+    assert lines["photos/white.png"].startswith("unlike the training images (")
+    run("photos", "--model", judged_model, "--output", "found.csv")
+    run("photos", "--model", judged_model, "--output", "found.json")
+    rows = {row["file"]: row for row in read_csv("found.csv")}
+    assert rows["photos/mixed.png"]["set"] == "red|green"
+    assert rows["photos/red/1.jpg"]["set"] == "red"
+    assert {row["unlike"] for row in rows.values()} == {"yes", "no"}
+    records = {r["file"]: r for r in json.loads(Path("found.json").read_text(encoding="utf-8"))}
+    assert records["photos/mixed.png"]["set"] == ["red", "green"]
+    assert records["photos/white.png"]["unlike"] is True
+
+
+def test_two_classes_are_joined_by_or_and_many_are_counted(run, photos, judged_model):
+    content = judged_model.with_suffix(".json").read_text()
+    judged_model.with_suffix(".json").write_text(content.replace("0.05", "2.0"))
+    paint(photos / "mixed.png", (220, 205, 0))
+    _, out, _ = run("photos/mixed.png", "--model", judged_model)
+    assert "photos/mixed.png: red or green (red 64" in out
+
+
+def test_sets_hold_with_the_views_that_the_model_was_judged_with_alone(run, photos, judged_model):
+    _, out, err = run("photos/red/1.jpg", "--model", judged_model, "--tta", "flip")
+    assert "photos/red/1.jpg: red 100.0%" in out
+    assert "no prediction sets: the model was judged with --tta none" in err
+
+
+def test_next_names_uncertain_images_that_differ(run, photos, judged_model):
+    for number in range(20):
+        paint(photos / f"{number:02}.png", (250 - number, 20, 20))
+    for number, color in enumerate([(200, 199, 0), (199, 200, 0), (0, 200, 199)]):
+        paint(photos / f"mixed {number}.png", color)
+    code, out, _ = run("photos", "--model", judged_model, "--next", 2)
+    assert code == 0
+    assert len(out.splitlines()) == 2
+    assert "photos/mixed 2.png" in out.splitlines()
+    assert set(out.splitlines()) < {f"photos/mixed {number}.png" for number in range(3)}
+    run("photos", "--model", judged_model, "--next", 2, "--output", "next.csv")
+    assert [row["file"] for row in read_csv("next.csv")] == out.splitlines()
+
+
+def test_next_reports_what_cannot_be_read(run, photos, judged_model):
+    (photos / "red/3.jpg").write_text("no image")
+    code, out, err = run("photos", "--model", judged_model, "--next", 9)
+    assert code == 1
+    assert len(out.splitlines()) == 3
+    assert "unreadable: photos/red/3.jpg" in err
+
+
+def test_drift_is_told_with_shares_of_classes_and_a_page(run, photos, judged_model):
+    random = np.random.default_rng(1)
+
+    def folder(name, change):
+        for number in range(45):
+            color = list(COLORS.values())[number % 3] + random.normal(0, 10, 3) + change
+            paint(photos / name / f"<i>{number}.png", tuple(color.clip(0, 255).astype(int)))
+
+    folder("same", 0)
+    folder("bright", 60)
+    code, out, _ = run("photos/same", "--model", judged_model, "--drift")
+    assert code == 0
+    assert out.startswith("no drift seen: nothing tells these images")
+    assert "33.3%" in out
+    page = Path("drift.html").read_text(encoding="utf-8")
+    assert "No drift seen" in page
+    assert "photos/same/&lt;i&gt;0.png" in page
+    assert "<i>" not in page
+    assert page.count("data:image/png;base64,") == 45
+    assert "http" not in page
+    code, out, _ = run("photos/bright", "--model", judged_model, "--drift", "--output", "b.html")
+    assert out.startswith("drift: these images do not come from where")
+    assert "<h1>Drift</h1>" in Path("b.html").read_text(encoding="utf-8")
+
+
+def test_drift_needs_images_on_both_sides(run, photos, judged_model):
+    with pytest.raises(UserError, match="at least 20 images, not 3"):
+        run("photos", "--model", judged_model, "--drift")
+    with pytest.raises(UserError, match=r"split\.val"):
+        run("photos", "--drift")
+    with pytest.raises(UserError, match=r"must end in \.html"):
+        run("photos", "--model", judged_model, "--drift", "--output", "found.csv")

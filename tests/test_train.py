@@ -18,7 +18,7 @@ from stages import train
 from stages.errors import UserError
 from stages.files import PRETRAINED
 from stages.store.image_set import load_image_set
-from stages.store.model import load_model, read_info
+from stages.store.model import load_model, load_reference, read_info
 from stages.training.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -404,6 +404,45 @@ def test_the_validation_scores_logged_are_those_of_the_saved_model(workspace):
     accuracy = (predicted == validation.labels).mean()
     assert float(logged[str(metrics["best_epoch"])]) == pytest.approx(accuracy)
     assert accuracy == pytest.approx(max(float(value) for value in logged.values()))
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid"])
+def test_the_model_has_the_temperature_that_suits_the_validation_images(workspace, capsys, output):
+    """Label smoothing makes a net less sure than it may be."""
+    workspace(
+        classes=2,
+        val_images=60,
+        model={"output": output, "settings": {"filters": [4, 4, 4], "dense": 8}},
+        train={"epochs": 8, "optimizer": {"learning_rate": 0.01}, "label_smoothing": 0.4},
+    )
+    train.main()
+    model, info = load_model("models/model.keras")
+    temperature = info.calibration.temperature
+    assert f"temperature {temperature:g}, by 60 validation images" in capsys.readouterr().out
+    assert 0.25 < temperature < 0.9
+    assert model.get_layer("temperature").scale == pytest.approx(1 / temperature)
+    validation = load_image_set("data/processed", "data/splits/val.csv")
+    logits = np.log(model(validation.images()).numpy())
+
+    def loss(factor):
+        powers = np.exp(factor * logits)
+        own = powers[np.arange(len(powers)), validation.labels]
+        return -np.log(own / powers.sum(axis=1)).mean()
+
+    assert loss(1) < loss(temperature)  # than as the net was trained
+
+
+def test_features_of_images_seen_and_held_out_travel_with_the_model(workspace, capsys):
+    workspace()
+    train.main()
+    reference, info = load_reference("models/model.keras"), read_info("models/model.keras")
+    assert [features.shape for features in reference] == [(48, 8), (24, 8)]
+    assert sum(info.calibration.predicted) == info.calibration.images == 24
+    workspace("alone", val_images=0)
+    train.main()
+    assert "no validation images to find them with; set split.val" in capsys.readouterr().out
+    assert [len(features) for features in load_reference("models/model.keras")] == [48, 0]
+    assert read_info("models/model.keras").calibration.temperature == 1
 
 
 def test_two_classes_may_end_in_one_sigmoid_or_two_softmax_outputs(workspace):

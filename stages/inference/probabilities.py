@@ -1,12 +1,17 @@
-"""Class probabilities of images, in batches, optionally averaged over views of each image."""
+"""Class probabilities of images, in batches, optionally averaged over views of each image, and
+the features that the net decides by."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 SMALLEST = 1e-30  # in place of a probability that was rounded to zero, which has no logarithm
+MOST_FEATURES = (
+    2048  # as many as the widest nets of keras.applications commonly have; more are folded
+)
 
 
 def probabilities(
@@ -28,27 +33,98 @@ def classifier(model: keras.Model, tta: str = "none") -> Callable[[np.ndarray], 
     taken of the logarithms of the probabilities. These differ from the logits by one constant for
     each view, and a constant does not change a softmax: this is the softmax of the mean logits.
     """
+    observe = observer(model, tta)
+    return lambda images: observe(images)[0]
+
+
+def observer(
+    model: keras.Model, tta: str = "none"
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """A function as `classifier` gives one, that gives the last features of the images too.
+
+    These are float32 (n, d), d <= `MOST_FEATURES`: what goes into the last layer with a kernel,
+    as a rule the Dense layer that makes the logits. The same pass of the net gives both. Images
+    are seen as they are: the features are not averaged over views.
+    """
+    layer = _last_kernel(model)
 
     @tf.function(input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)])
-    def forward(images: tf.Tensor) -> tf.Tensor:
+    def forward(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with _inputs_of(layer) as inputs:
+            answers = [
+                (weight, model(view, training=False)) for weight, view in _views(images, tta)
+            ]
+        # The first view is the image as it is. A net without kernels has its answer only.
+        features = _flat(inputs[0] if inputs else answers[0][1])
         if tta == "none":
-            return model(images, training=False)
-        logs = [
-            weight * tf.math.log(tf.maximum(model(view, training=False), SMALLEST))
-            for weight, view in _views(images, tta)
-        ]
-        return tf.nn.softmax(tf.add_n(logs))
+            return answers[0][1], features
+        logs = [weight * tf.math.log(tf.maximum(answer, SMALLEST)) for weight, answer in answers]
+        return tf.nn.softmax(tf.add_n(logs)), features
 
-    def classify(images: np.ndarray) -> np.ndarray:
+    def observe(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not len(images):  # convolutions do not take an empty batch
-            return np.empty((0, model.output_shape[-1]), np.float32)
-        return forward(images).numpy()
+            shapes = [t.shape[-1] for t in forward.get_concrete_function().structured_outputs]
+            return np.empty((0, shapes[0]), np.float32), np.empty((0, shapes[1]), np.float32)
+        probabilities, features = forward(images)
+        return probabilities.numpy(), features.numpy()
 
-    return classify
+    return observe
+
+
+def _last_kernel(model: keras.Model) -> keras.Layer | None:
+    """The layer with a kernel that is run last, however deeply models are nested."""
+    last = None
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            last = _last_kernel(layer) or last
+        elif getattr(layer, "kernel", None) is not None:
+            last = layer
+    return last
+
+
+@contextmanager
+def _inputs_of(layer: keras.Layer | None) -> Iterator[list[tf.Tensor]]:
+    """Collects what goes into `layer` while the block runs."""
+    inputs: list[tf.Tensor] = []
+    if layer is None:
+        yield inputs
+        return
+    call = layer.call
+
+    def watched_call(tensor: tf.Tensor, *args: object, **kwargs: object) -> tf.Tensor:
+        inputs.append(tensor)
+        return call(tensor, *args, **kwargs)
+
+    layer.call = watched_call
+    try:
+        yield inputs
+    finally:
+        del layer.call
+
+
+def _flat(tensor: tf.Tensor) -> tf.Tensor:
+    """float32 (n, d): maps of features become their means over the picture.
+
+    More than `MOST_FEATURES` (a Dense layer over all pixels) are folded: each is added, with a
+    sign drawn by lot, to one of so many sums. That keeps distances in expectation (Weinberger et
+    al. 2009, arXiv:0902.2206).
+    """
+    tensor = tf.cast(tensor, tf.float32)
+    features = tf.reduce_mean(tensor, axis=list(range(1, len(tensor.shape) - 1)))
+    width = features.shape[-1]
+    if width <= MOST_FEATURES:
+        return features
+    folds = -(-width // MOST_FEATURES)
+    signs = np.random.Generator(np.random.Philox(0)).choice([-1.0, 1.0], width)
+    missing = folds * MOST_FEATURES - width
+    padded = tf.pad(features * signs.astype(np.float32), [[0, 0], [0, missing]])
+    return tf.reduce_sum(tf.reshape(padded, [-1, folds, MOST_FEATURES]), axis=1)
 
 
 def _views(images: tf.Tensor, tta: str) -> list[tuple[float, tf.Tensor]]:
-    """The views of `images` for `flip` or `flip_shift`, with their weights, which sum to one."""
+    """The views of `images` for `tta`, with their weights, which sum to one; first as they are."""
+    if tta == "none":
+        return [(1.0, images)]
     shifts = [(1.0, images)]
     if tta == "flip_shift":
         # One row and column more on each side, mirrored from within: a window of the old size

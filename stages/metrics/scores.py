@@ -205,6 +205,30 @@ def expected_calibration_error(correct: np.ndarray, confidence: np.ndarray) -> f
     return float(np.average(gaps, weights=bins["count"]))
 
 
+def without_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """`probabilities` (n, classes) as they were before logits were divided by `temperature`.
+
+    Exact: softmax(z / T) to the power of T is proportional to softmax(z), also for a mean of logits
+    over views.
+    """
+    logits = temperature * np.log(np.maximum(probabilities.astype(np.float64), 1e-300))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+# Does a set of classes hold the right one as often as it should?
+
+
+def score_sets(labels: np.ndarray, sets: np.ndarray) -> Scores:
+    """`coverage`: how often the class is in its image's set, `sets` bool (n, classes), with its
+    Wilson 95 % interval; `set_size`: the mean number of classes in a set."""
+    held = int(sets[np.arange(len(labels)), labels].sum())
+    figures = accuracy(held, len(labels))
+    names = {name: name.replace("accuracy", "coverage") for name in figures if name != "count"}
+    coverage = {names[name]: figures[name] for name in names}
+    return rounded(coverage | {"set_size": sets.sum(axis=1).mean()})
+
+
 # Better than always naming the commonest class?
 
 

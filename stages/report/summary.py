@@ -28,12 +28,35 @@ def headline(test: Scores) -> str:
     )
 
 
+def trust_lines(scores: dict[str, Scores]) -> list[str]:
+    """When the model can be believed: a line on calibration, on sets and on unlike images, as far
+    as evaluate could tell."""
+    trust, lines = scores.get("trust", {}), []
+    if "ece_before" in trust:
+        lines.append(
+            f"calibration: a confidence is off by {percent(scores['test']['ece'])} on average "
+            f"({percent(trust['ece_before'])} before the temperature of {trust['temperature']:g})"
+        )
+    if "coverage" in trust:
+        lines.append(
+            f"prediction sets: {percent(trust['coverage'])} hold the right class (asked: "
+            f"{percent(trust['coverage_asked'])}), with {trust['set_size']:.2f} classes on average"
+        )
+    if "unlike" in trust:
+        lines.append(
+            f"called unlike the training images: {percent(trust['unlike'])} of the test images "
+            f"(asked: {percent(trust['unlike_asked'])})"
+        )
+    return lines
+
+
 def console_summary(results: "Results", times: dict[str, dict[str, float]], page: str) -> str:
     """What a person sees at the end of a run. `times` are sections of timing.json, if known."""
     test = results.scores["test"]
     lines = [headline(test)]
     if warning := base_rate_warning(test):
         lines.append(f"  {warning}")
+    lines += [f"  {line}" for line in trust_lines(results.scores)]
     for score in weakest_classes(results.class_scores):
         label = results.classes.index(score.name)
         mistakes = results.confusion[label].copy()
@@ -92,6 +115,7 @@ def model_card(
         test=scores["test"],
         labels=LABELS,
         warning=base_rate_warning(scores["test"]),
+        trust=trust_lines(scores),
         weakest=weakest_classes(class_scores),
         rare=[score.name for score in class_scores if score.support < 30],
         data=counts(data),

@@ -1,8 +1,9 @@
 """The trained model: one .keras file that Keras opens as it is, with what a user of it must know.
 
-Inside the archive, beside Keras' own members, `pipeline.json` holds a `ModelInfo`. Beside the
-file, `model.json` holds the `Judgement`: what it was judged with, and how well it did. How long
-that took differs from run to run, so it is kept apart from every result.
+Inside the archive, beside Keras' own members, `pipeline.json` holds a `ModelInfo`, and two arrays
+hold the `Reference`, features to compare new images with. Beside the file, `model.json` holds the
+`Judgement`: what it was judged with, and how well it did. How long that took differs from run to
+run, so it is kept apart from every result.
 
 A model may come from anywhere, so nothing in it is trusted: what it says of itself is checked
 before it is believed, its layers must be Keras' own, and its weights must fit its layers before
@@ -17,8 +18,9 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stages.errors import UserError
@@ -28,6 +30,7 @@ from stages.store.outputs import replace_file
 
 INFO = "pipeline.json"
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+FEATURES = ("trained.npy", "held_out.npy")  # of the `Reference`, in its order
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
 
 # Layers and their options; those of the largest nets of keras.applications take half a MiB.
@@ -38,6 +41,10 @@ H5_BYTES, H5_BYTES_EACH = 2**20, 2**14
 # of float32. The widest of keras.applications give 64 for each pixel.
 NUMBERS, NUMBERS_A_PIXEL, MOST_NUMBERS = 2**20, 512, 2**29
 
+# Of a `Reference`: images in each array, and bytes of one.
+REFERENCE_IMAGES = 2000
+FEATURES_BYTES = 2**24
+
 # Layers that run code of the file, or read other files: no classifier of pixels needs them.
 UNSAFE = {
     *("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"),
@@ -45,12 +52,35 @@ UNSAFE = {
 }
 
 
+class Calibration(BaseModel):
+    """The temperature that the model's logits are divided by, and what it was found with.
+
+    `images`, the number of validation images, of which `predicted` were taken for each class.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    temperature: float = Field(gt=0)
+    images: int = Field(ge=0)
+    predicted: list[Annotated[int, Field(ge=0)]]
+
+    def describe(self) -> str:
+        """The temperature and where it comes from, in a line."""
+        if not self.images:
+            return (
+                "temperature 1, prediction sets and drift unknown: no validation images to find "
+                "them with; set split.val above 0"
+            )
+        return f"temperature {self.temperature:g}, by {self.images:,} validation images"
+
+
 class ModelInfo(BaseModel):
     """What travels with the model.
 
     `classes` in the order of its outputs; `shape` (height, width, channels) of the uint8 images
     it takes; `preprocess`, the settings that make such images of files; `parameters`, their
-    number; `model` and `train`, the settings and figures it came about with.
+    number; `calibration`, if it has one; `model` and `train`, the settings and figures it came
+    about with.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -59,6 +89,7 @@ class ModelInfo(BaseModel):
     shape: tuple[int, int, int]
     preprocess: Preprocessing
     parameters: int = Field(0, ge=0)
+    calibration: Calibration | None = None
     model: dict[str, Any] = {}
     train: dict[str, Any] = {}
 
@@ -75,6 +106,8 @@ class ModelInfo(BaseModel):
             raise ValueError(
                 f"shape {self.shape} is not that of preprocess, {self.preprocess.shape}"
             )
+        if self.calibration and len(self.calibration.predicted) != len(self.classes):
+            raise ValueError("calibration.predicted is not about these classes")
         return self
 
 
@@ -89,8 +122,21 @@ class Score(BaseModel):
     count: int
 
 
+class Limit(BaseModel):
+    """A threshold, and the share of images it was chosen for (stages/inference/trust.py)."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    share: float = Field(ge=0, le=1)
+    threshold: float
+
+
 class Judgement(BaseModel):
-    """With which settings evaluate judged the model whose file has this `sha256`, and the score."""
+    """With which settings evaluate judged the model whose file has this `sha256`, and the score.
+
+    `sets` is the least probability of a class in a prediction set, `unlike` the greatest distance
+    of an image that is like the training images; None if there were too few validation images.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -98,10 +144,25 @@ class Judgement(BaseModel):
     tta: Literal["none", "flip", "flip_shift"]
     top_k: int = Field(ge=1)
     test: Score
+    sets: Limit | None = None
+    unlike: Limit | None = None
 
 
-def save_model(model: Any, path: str | Path, info: ModelInfo) -> None:
-    """Write `model` and `info` to `path`; the same model gives the same bytes."""
+class Reference(NamedTuple):
+    """Last features (stages/inference/probabilities.py) of images known when training ended.
+
+    `trained` float16 (n, d) of a sample of the training images, `held_out` float16 (m, d) of the
+    validation images; n and m are at most `REFERENCE_IMAGES`.
+    """
+
+    trained: np.ndarray
+    held_out: np.ndarray
+
+
+def save_model(
+    model: Any, path: str | Path, info: ModelInfo, reference: Reference | None = None
+) -> None:
+    """Write all to `path`; the same model gives the same bytes."""
     path = Path(path)
     with replace_file(path) as temporary:
         saved = temporary.with_name(f".{path.stem}.saving.keras")
@@ -112,6 +173,8 @@ def save_model(model: Any, path: str | Path, info: ModelInfo) -> None:
                     _add(target, name, _repeatable(name, source.read(name)))
                 text = json.dumps(info.model_dump(), indent=2, ensure_ascii=False)
                 _add(target, INFO, text.encode())
+                for name, features in zip(FEATURES, reference or (), strict=bool(reference)):
+                    _add(target, name, _array_bytes(features))
         finally:
             saved.unlink(missing_ok=True)
 
@@ -164,6 +227,26 @@ def read_info(path: str | Path) -> ModelInfo:
         raise _refused(path, f"no {INFO} inside") from None
     # NotImplementedError and RuntimeError: a compression or an encryption that Python lacks.
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError) as error:
+        raise _refused(path, error) from None
+
+
+def load_reference(path: str | Path) -> Reference | None:
+    """What `save_model` was given to compare images with; None if nothing.
+
+    Raises `UserError` for anything but two sound arrays.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_members(archive, os.path.getsize(path))
+            if not set(FEATURES) & set(archive.namelist()):
+                return None
+            trained, held_out = (_read_features(archive, name) for name in FEATURES)
+        if trained.shape[1] != held_out.shape[1]:
+            raise ValueError(f"{FEATURES} differ in width")
+        return Reference(trained, held_out)
+    except PermissionError:
+        raise
+    except Exception as error:  # a header may be any text, which NumPy reads as Python's literals
         raise _refused(path, error) from None
 
 
@@ -231,11 +314,12 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
     """
     infos = archive.infolist()
     for info in infos:
-        if info.filename not in (INFO, CONFIG, METADATA, WEIGHTS):
+        if info.filename not in (INFO, CONFIG, METADATA, WEIGHTS, *FEATURES):
             raise ValueError(f"unknown member {info.filename!r}")
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise ValueError(f"{info.filename} is compressed")
-        if info.filename != WEIGHTS and info.file_size > TEXT_BYTES:
+        most = FEATURES_BYTES if info.filename in FEATURES else TEXT_BYTES
+        if info.filename != WEIGHTS and info.file_size > most:
             raise ValueError(f"{info.filename} takes {info.file_size:,} bytes")
     if len({info.filename for info in infos}) < len(infos):
         raise ValueError("a member is there twice")
@@ -323,6 +407,29 @@ def _check_weights(net: Any, content: bytes) -> None:
         # The first answer that is not None ends the visit.
         if wrong := file.visititems_links(elsewhere) or file.visititems(unsound):
             raise ValueError(f"{WEIGHTS}: {wrong}")
+
+
+def _array_bytes(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.ascontiguousarray(array), (1, 0), allow_pickle=False)
+    return file.getvalue()
+
+
+def _read_features(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """The array `name`; raises ValueError unless it is float16 (n, d), finite and whole."""
+    file = io.BytesIO(archive.read(name))
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError(f"{name} is of another version")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=1000)
+    if dtype != np.dtype("<f2") or fortran or len(shape) != 2:
+        raise ValueError(f"{name} is no float16 (n, d)")
+    content = file.read()
+    if not 0 <= shape[0] <= REFERENCE_IMAGES or len(content) != 2 * shape[0] * shape[1]:
+        raise ValueError(f"{name} is not as long as it says")
+    features = np.frombuffer(content, np.float16).reshape(shape)
+    if not np.isfinite(features).all():
+        raise ValueError(f"{name} holds values that are not finite")
+    return features
 
 
 def _repeatable(name: str, content: bytes) -> bytes:

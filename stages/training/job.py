@@ -22,11 +22,12 @@ from stages.parameters.model import Model
 from stages.parameters.train import Train
 from stages.store.features import PLAIN, read_embedding, read_features
 from stages.store.image_set import ImageSet
-from stages.store.model import ModelInfo, save_model
+from stages.store.model import Calibration, ModelInfo, save_model
 from stages.store.outputs import made_by
 from stages.store.tables import write_table
 from stages.training import environment
 from stages.training.batches import TrainingImages, epoch_order
+from stages.training.calibrate import calibrate
 from stages.training.checkpoint import Checkpoint, fingerprint
 from stages.training.head import Head, Photos, fit_head
 from stages.training.learner import Learner, Scores
@@ -56,7 +57,9 @@ class Deployable:
         )
         self.parameters = self.net.count_params()
         images = keras.Input(shape, dtype="uint8", name="images")
-        logits = self.net(images)
+        # Its scale is 1 / T once the temperature T is known (stages/training/calibrate.py).
+        self._temperature = keras.layers.Rescaling(1.0, name="temperature")
+        logits = self._temperature(self.net(images))
         if outputs == 1:  # from the logit of class 1 to two columns with its sigmoid
             halves = [keras.layers.Rescaling(scale)(logits) for scale in (-0.5, 0.5)]
             logits = keras.layers.Concatenate()(halves)
@@ -72,6 +75,10 @@ class Deployable:
             if layer.trainable_weights and not isinstance(layer, keras.Model)
             for tensor in keras.tree.flatten(getattr(layer, "output", []))
         )
+
+    def set_temperature(self, temperature: float) -> None:
+        """Divide the logits by `temperature` from the next compilation of `model` on."""
+        self._temperature.scale = 1 / temperature
 
     def set_weights(self, weights: list[np.ndarray]) -> None:
         """Take over the weights of the trained net, in the order of its `get_weights()`."""
@@ -260,7 +267,12 @@ class Job:
             self.deployable.model.save_weights(epochs / saved[-1])
         write_table(epochs / "saved.csv", ["file"], [[name] for name in saved])
         self.deployable.set_weights(result.weights)
-        save_model(self.deployable.model, model, self._info(result))
+        calibration, reference = calibrate(
+            self.deployable.model, self.images, self.validation, self.settings.train.seed
+        )
+        print(calibration.describe(), flush=True)
+        self.deployable.set_temperature(calibration.temperature)
+        save_model(self.deployable.model, model, self._info(result, calibration), reference)
         with open(augmented, "wb") as file:
             np.save(file, self._variants())
         shutil.copytree(self.checkpoint.log / "plots", plots, dirs_exist_ok=True)
@@ -269,7 +281,7 @@ class Job:
         rows = [(*point, round(point.right / point.judged, 6)) for point in points]
         write_table(curve, LEARNING_CURVE_COLUMNS, rows)
 
-    def _info(self, result: Result) -> ModelInfo:
+    def _info(self, result: Result, calibration: Calibration) -> ModelInfo:
         """What travels with the model."""
         settings, dataset = self.settings.train, self.train_set.dataset
         return ModelInfo(
@@ -277,6 +289,7 @@ class Job:
             shape=dataset.shape,
             preprocess=dataset.preprocess,
             parameters=self.deployable.parameters,
+            calibration=calibration,
             model=self.settings.model.model_dump(),
             train={
                 "images": len(self.images),
