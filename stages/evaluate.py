@@ -83,10 +83,10 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     if not len(test):
         raise UserError(f"{SPLITS}/test.csv names no images; raise split.test")
 
-    watch = _watcher(model, reference, settings.tta)
+    judge = _judge(model, reference, settings.tta)
 
-    def observe(images: ImageSet, what: str) -> Seen:
-        return _observe(watch, images, settings.batch_size, what)
+    def observe(images: ImageSet, what: str) -> Judged:
+        return _observe(judge, images, settings.batch_size, what)
 
     before = time.perf_counter()
     seen = observe(test, "test images")
@@ -157,11 +157,9 @@ def _judged(figures: dict[str, scores.Scores]) -> str:
     return f"{counts} images judged; test accuracy {figures['test']['accuracy']:.2%}"
 
 
-class Seen(NamedTuple):
+class Judged(NamedTuple):
     """What the model makes of images: `probabilities` float32 (n, classes), `distance` float32
-    (n,) from the training images, `place` float32 (n, 2) on the map of features.
-
-    Without a `Reference` the distances are NaN and all places are one.
+    (n,) from the training images (NaN if unknown), `place` float32 (n, 2) on the map of features.
     """
 
     probabilities: np.ndarray
@@ -169,36 +167,32 @@ class Seen(NamedTuple):
     place: np.ndarray
 
 
-def _watcher(
+def _judge(
     model: "keras.Model", reference: Reference | None, tta: str
-) -> Callable[[np.ndarray], Seen]:
+) -> Callable[[np.ndarray], Judged]:
     """A function from uint8 (n, height, width, channels) to what `model` makes of them."""
-    observe = observer(model, tta)
-    if reference:
-        mean, axes = trust.plane(reference.trained)
-        trained = trust.directions(reference.trained)
+    observe = observer(model, tta, reference.trained if reference else None)
+    mean, axes = trust.plane(reference.trained) if reference else (0.0, np.zeros((1, 2)))
 
-    def watch(pixels: np.ndarray) -> Seen:
-        probabilities, features = observe(pixels)
-        if not reference:
-            nothing = np.full(len(pixels), np.nan, np.float32)
-            return Seen(probabilities, nothing, np.zeros((len(pixels), 2), np.float32))
+    def judge(pixels: np.ndarray) -> Judged:
+        seen = observe(pixels)
+        features = seen.features if reference else np.zeros((len(pixels), 1))
         place = ((features - mean) @ axes).astype(np.float32)
-        return Seen(probabilities, trust.distance(features, trained), place)
+        return Judged(seen.probabilities, seen.distance, place)
 
-    return watch
+    return judge
 
 
 def _observe(
-    watch: Callable[[np.ndarray], Seen], images: ImageSet, batch_size: int, what: str
-) -> Seen:
+    judge: Callable[[np.ndarray], Judged], images: ImageSet, batch_size: int, what: str
+) -> Judged:
     """What the model makes of `images`; holds one batch of pixels and features at a time."""
-    parts = [watch(images.images(0, 0))]  # for the shapes, if there are no images
+    parts = [judge(images.images(0, 0))]  # for the shapes, if there are no images
     with progress(len(images), "images", what) as bar:
         for pixels in images.batches(batch_size):
-            parts.append(watch(pixels))
+            parts.append(judge(pixels))
             bar.update(len(pixels))
-    seen = Seen(*map(np.concatenate, zip(*parts, strict=True)))
+    seen = Judged(*map(np.concatenate, zip(*parts, strict=True)))
     if bad := int((~np.isfinite(seen.probabilities)).any(axis=1).sum()):
         raise UserError(
             f"{MODEL} gives no numbers (NaN) for {bad:,} of {len(images):,} {what}: its training "
@@ -214,7 +208,7 @@ class Limits(NamedTuple):
     unlike: Limit | None
 
 
-def _limits(settings: Evaluate, labels: np.ndarray, held_out: Seen) -> Limits:
+def _limits(settings: Evaluate, labels: np.ndarray, held_out: Judged) -> Limits:
     """The thresholds for what `settings` ask for, by the validation images."""
     known = np.isfinite(held_out.distance).all()
     sets = trust.set_threshold(held_out.probabilities, labels, settings.coverage)
@@ -239,7 +233,7 @@ def _unknown(settings: Evaluate, limits: Limits, count: int) -> Iterator[str]:
 
 
 def _trust(
-    limits: Limits, temperature: float, labels: np.ndarray, seen: Seen
+    limits: Limits, temperature: float, labels: np.ndarray, seen: Judged
 ) -> tuple[scores.Scores, np.ndarray | None, np.ndarray | None]:
     """How far the model's doubts can be believed, by the test images; their sets bool (n, classes)
     and which of them are unlike, bool (n,)."""
@@ -291,7 +285,7 @@ def _explain(
 
 
 def _accuracy_by_epoch(
-    model: "keras.Model", extra: ImageSet, observe: Callable[[ImageSet, str], Seen]
+    model: "keras.Model", extra: ImageSet, observe: Callable[[ImageSet, str], Judged]
 ) -> list[tuple]:
     """Accuracy on the extra set with the weights of each saved epoch. Nothing is chosen by it."""
     rows = []

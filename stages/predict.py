@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from errno import EISDIR
 from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -44,6 +44,9 @@ from stages.store.model import (
 )
 from stages.store.names import cell, path_cell, printable
 from stages.store.outputs import replace_file
+
+if TYPE_CHECKING:
+    from stages.inference.probabilities import Seen
 
 TOP_K = 3  # classes named for an image, unless the model was judged by others
 BATCH_PIXELS = 2**22  # decoded at a time: 83 images of 224x224, and at most BATCH_SIZE
@@ -71,7 +74,7 @@ def main() -> int:
     batch_size = options.batch_size or max(1, min(BATCH_SIZE, BATCH_PIXELS // (height * width)))
     reference = load_reference(options.model)
 
-    def classify(chosen: list[Input]) -> Iterator[tuple[Batch, Seen]]:
+    def classify(chosen: list[Input]) -> Iterator[tuple[Batch, "Seen"]]:
         batches = load(chosen, info.preprocess, batch_size)
         return _classify(options.model, reference, tta, batches)
 
@@ -122,29 +125,22 @@ def _write(
     return _print_errors(inputs, errors)
 
 
-class Seen(NamedTuple):
-    """What the model makes of images: `probabilities` float32 (n, classes), `features` float32
-    (n, d), and `distance` float32 (n,) from the training images, if it knows any."""
-
-    probabilities: np.ndarray
-    features: np.ndarray
-    distance: np.ndarray | None
-
-
 class Doubts(NamedTuple):
     """The thresholds of the judgement; None for what it does not tell."""
 
     sets: float | None
     unlike: float | None
 
-    def of(self, seen: Seen, classes: list[str]) -> Iterator[tuple[list[str] | None, bool | None]]:
+    def of(
+        self, seen: "Seen", classes: list[str]
+    ) -> Iterator[tuple[list[str] | None, bool | None]]:
         """For each image the classes of its set, and whether it is unlike the training images."""
         sets: Iterable[list[str] | None] = repeat(None, len(seen.probabilities))
         unlike: Iterable[bool | None] = repeat(None, len(seen.probabilities))
         if self.sets is not None:
             inside = trust.prediction_sets(seen.probabilities, self.sets)
             sets = trust.named(inside, seen.probabilities, classes)
-        if self.unlike is not None and seen.distance is not None:
+        if self.unlike is not None:
             unlike = (seen.distance > self.unlike).tolist()
         return zip(sets, unlike, strict=True)
 
@@ -248,36 +244,30 @@ def _print_unjudged(model: Path) -> None:
 
 def _classify(
     path: Path, reference: Reference | None, tta: str, batches: Iterator[Batch]
-) -> Iterator[tuple[Batch, Seen]]:
+) -> Iterator[tuple[Batch, "Seen"]]:
     """Yield each batch with what the model makes of its images."""
     import stages.quiet  # noqa: F401  TensorFlow takes seconds, hence after all else is checked
 
     model, _ = load_model(path)
-    from stages.inference.probabilities import observer
+    from stages.inference.probabilities import Seen, observer
 
-    observe = observer(model, tta)
+    trained = reference.trained if reference else None
+    observe = observer(model, tta, trained)
     size = max(1, BATCH_NUMBERS // largest_activation(model))
-    trained = trust.directions(reference.trained) if reference else None
     for batch in batches:
         parts = range(0, max(1, len(batch.images)), size)
         answers = [observe(batch.images[at : at + size]) for at in parts]
-        probabilities, features = map(np.concatenate, zip(*answers, strict=True))
-        if not np.isfinite(probabilities).all():
+        seen = Seen(*map(np.concatenate, zip(*answers, strict=True)))
+        if not np.isfinite(seen.probabilities).all():
             raise UserError(
                 f"{path} gives no numbers (NaN): its training diverged; lower "
                 "train.optimizer.learning_rate and train again"
             )
-        if trained is not None and trained.shape[1] != features.shape[1]:
-            raise UserError(
-                f"{path} is damaged: it compares {features.shape[1]} features of an image with "
-                f"{trained.shape[1]}; train it again with dvc repro"
-            )
-        distance = None if trained is None else trust.distance(features, trained)
-        yield batch, Seen(probabilities, features, distance)
+        yield batch, seen
 
 
 def _choose(
-    count: int, classified: Iterator[tuple[Batch, Seen]], wanted: int
+    count: int, classified: Iterator[tuple[Batch, "Seen"]], wanted: int
 ) -> tuple[list[int], dict[int, str]]:
     """Positions of the images to label next, and what is wrong with those that cannot be read."""
     errors: dict[int, str] = {}
@@ -292,7 +282,7 @@ def _choose(
 
 def _print_drift(
     inputs: list[Input],
-    classified: Iterator[tuple[Batch, Seen]],
+    classified: Iterator[tuple[Batch, "Seen"]],
     info: ModelInfo,
     reference: Reference | None,
     page: Path,
@@ -311,8 +301,7 @@ def _print_drift(
     collected = drift.Collected(len(inputs), len(info.classes))
     with progress(len(inputs), "images", "comparing") as bar:
         for batch, seen in classified:
-            assert seen.distance is not None  # as there is a reference
-            collected.add(batch, seen.probabilities, seen.features, seen.distance)
+            collected.add(batch, *seen)
             errors |= batch.errors
             bar.update(len(batch.positions) + len(batch.errors))
     found = drift.compare(collected, reference.held_out, info.calibration.predicted)

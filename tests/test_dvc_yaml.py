@@ -40,6 +40,7 @@ stages/augmentation/*                train
 stages/training/*                    train
 stages/evaluate.py                   evaluate
 stages/inference/probabilities.py    train evaluate
+stages/inference/trust.py            train evaluate
 stages/inference/*                   evaluate
 stages/metrics/*                     evaluate plot
 stages/report/model_card.md.j2       evaluate plot

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from factory import colour_features, colour_images, colour_model
 
+from stages.errors import UserError
 from stages.inference import trust
 from stages.inference.probabilities import MOST_FEATURES, observer
 from stages.metrics.scores import expected_calibration_error, without_temperature
@@ -113,13 +114,13 @@ def test_the_names_of_a_set_come_most_probable_first_and_can_be_told_apart():
 
 def test_one_pass_gives_probabilities_and_what_goes_into_the_last_dense_layer():
     model, images = colour_model(), colour_images(np.arange(7) % 3)
-    probabilities, features = observer(model)(images)
+    probabilities, features, _ = observer(model)(images)
     np.testing.assert_allclose(probabilities, model(images), rtol=1e-5)
     np.testing.assert_allclose(features, colour_features(images), rtol=2e-3)
-    averaged, same = observer(model, "flip_shift")(images)
+    averaged, same, _ = observer(model, "flip_shift")(images)
     np.testing.assert_allclose(same, features, rtol=1e-5)  # of the image as it is
     assert np.abs(averaged - probabilities).max() > 1e-4
-    assert [part.shape for part in observer(model)(images[:0])] == [(0, 3), (0, 3)]
+    assert [part.shape for part in observer(model)(images[:0])] == [(0, 3), (0, 3), (0,)]
 
 
 def test_a_net_without_a_dense_layer_has_the_means_of_its_last_maps():
@@ -133,10 +134,10 @@ def test_a_net_without_a_dense_layer_has_the_means_of_its_last_maps():
         keras.layers.Softmax(),
     ]
     images = colour_images(np.arange(4) % 3)
-    probabilities, features = observer(keras.Sequential(layers))(images)
+    probabilities, features, _ = observer(keras.Sequential(layers))(images)
     assert probabilities.shape == (4, 5)
     np.testing.assert_allclose(features, colour_features(images), rtol=2e-3)
-    _, features = observer(keras.Sequential([*layers[:2], *layers[3:]]))(images)
+    _, features, _ = observer(keras.Sequential([*layers[:2], *layers[3:]]))(images)
     assert features.shape == (4, 3)  # without any kernel: the probabilities
 
 
@@ -146,7 +147,7 @@ def test_very_many_features_are_folded_and_keep_their_distances():
     layers = [keras.Input((64, 64, 3), dtype="uint8"), keras.layers.Flatten()]
     layers += [keras.layers.Dense(2, activation="softmax")]
     images = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
-    _, features = observer(keras.Sequential(layers))(images)
+    _, features, _ = observer(keras.Sequential(layers))(images)
     assert features.shape == (8, MOST_FEATURES)
     whole = images.reshape(8, -1).astype(float)
     np.testing.assert_allclose(
@@ -156,27 +157,47 @@ def test_very_many_features_are_folded_and_keep_their_distances():
     )
 
 
+def pixels_model():
+    """Six pixels, which are the features, and two classes of which it cannot tell."""
+    import keras
+
+    layers = [keras.Input((2, 3, 1), dtype="uint8"), keras.layers.Flatten()]
+    layers += [keras.layers.Dense(2, activation="softmax", kernel_initializer="zeros")]
+    return keras.Sequential(layers)
+
+
 def test_classes_never_seen_are_farther_than_those_trained_on():
-    """Where the highest probability does not tell them: between the classes, but elsewhere."""
+    """Also where all probabilities are the same."""
     random = np.random.default_rng(0)
-    centres = np.eye(6)[:3]
 
-    def images(centres, count=200):
-        return np.repeat(centres, count, axis=0) + random.normal(0, 0.1, (len(centres) * count, 6))
+    def images(kinds, count=200):
+        centres = 150 * np.repeat(np.eye(6)[kinds], count, axis=0)
+        noisy = centres + random.integers(0, 40, (len(kinds) * count, 6))
+        return noisy.astype(np.uint8).reshape(-1, 2, 3, 1)
 
-    trained, known, unseen = images(centres), images(centres), images(np.eye(6)[3:])
-    bank = trust.directions(trained)
-    near, far = trust.distance(known, bank), trust.distance(unseen, bank)
+    trained, known, unseen = images([0, 1, 2]), images([0, 1, 2]), images([3, 4, 5])
+    observe = observer(pixels_model(), "none", trained.reshape(-1, 6).astype(np.float16))
+    near, far = observe(known).distance, observe(unseen).distance
+    assert near.dtype == np.float32
     assert np.mean(far > trust.quantile(near, 0.99)) > 0.95
-    np.testing.assert_allclose(trust.distance(1000 * known, bank), near, atol=1e-4)
+    cosines = trust.directions(known.reshape(-1, 6)) @ trust.directions(trained.reshape(-1, 6)).T
+    np.testing.assert_allclose(near, 1 - cosines.max(axis=1), atol=2e-5)
 
 
-def test_distance_takes_any_features():
-    bank = trust.directions(np.eye(3))
-    odd = np.array([[0, 0, 0], [1e30, 0, 0], [-1, 0, 0], [1e-30, 1e-30, 0]])
-    found = trust.distance(odd, bank)
+def test_distance_takes_black_images_and_knows_when_nothing_is_known():
+    black = np.zeros((1, 2, 3, 1), np.uint8)
+    assert observer(pixels_model(), "none", np.eye(6))(black).distance == [1]
+    assert np.isnan(observer(pixels_model())(black).distance).all()
+    with pytest.raises(UserError, match="compares 6 features of an image with 5"):
+        observer(pixels_model(), "none", np.eye(5))(black)
+
+
+def test_directions_have_length_one_or_none():
+    odd = np.array([[0, 0], [1e30, 0], [-3, 4], [1e-30, 1e-30]])
+    found = trust.directions(odd)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, [1, 0, 1, 1 - 0.5**0.5], atol=1e-4)
+    expected = [[0, 0], [1, 0], [-0.6, 0.8], [0.5**0.5, 0.5**0.5]]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_the_map_shows_the_two_directions_in_which_images_differ_most():

@@ -3,10 +3,14 @@ the features that the net decides by."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from stages.errors import UserError
+from stages.inference.trust import directions
 
 SMALLEST = 1e-30  # in place of a probability that was rounded to zero, which has no logarithm
 MOST_FEATURES = (
@@ -34,39 +38,68 @@ def classifier(model: keras.Model, tta: str = "none") -> Callable[[np.ndarray], 
     each view, and a constant does not change a softmax: this is the softmax of the mean logits.
     """
     observe = observer(model, tta)
-    return lambda images: observe(images)[0]
+    return lambda images: observe(images).probabilities
+
+
+class Seen(NamedTuple):
+    """What a model makes of images.
+
+    `probabilities` float32 (n, classes); `features` float32 (n, d), d <= `MOST_FEATURES`: what goes
+    into the last layer with a kernel, as a rule the Dense layer that makes the logits; `distance`
+    float32 (n,): 1 - cosine to the nearest training image's features, 0 to 2; NaN if none
+    is known.
+    """
+
+    probabilities: np.ndarray
+    features: np.ndarray
+    distance: np.ndarray
 
 
 def observer(
-    model: keras.Model, tta: str = "none"
-) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """A function as `classifier` gives one, that gives the last features of the images too.
+    model: keras.Model, tta: str = "none", trained: np.ndarray | None = None
+) -> Callable[[np.ndarray], Seen]:
+    """A function like that of `classifier`, that gives all of `Seen`, by the same pass of the net.
 
-    These are float32 (n, d), d <= `MOST_FEATURES`: what goes into the last layer with a kernel,
-    as a rule the Dense layer that makes the logits. The same pass of the net gives both. Images
-    are seen as they are: the features are not averaged over views.
+    `trained` (m, d) are features of training images. Features and distance are those of the image
+    as it is, not averaged over views. The distances are a part of the graph: beside it, in
+    NumPy, they took as long as a small net (the threads of both wait for each other). Raises
+    `UserError` at the first images if `trained` has another width.
     """
     layer = _last_kernel(model)
+    known = None if trained is None or not len(trained) else tf.constant(directions(trained).T)
 
-    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)])
-    def forward(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)], autograph=False)
+    def forward(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         with _inputs_of(layer) as inputs:
             answers = [
                 (weight, model(view, training=False)) for weight, view in _views(images, tta)
             ]
+        probabilities = answers[0][1]
         # The first view is the image as it is. A net without kernels has its answer only.
-        features = _flat(inputs[0] if inputs else answers[0][1])
-        if tta == "none":
-            return answers[0][1], features
-        logs = [weight * tf.math.log(tf.maximum(answer, SMALLEST)) for weight, answer in answers]
-        return tf.nn.softmax(tf.add_n(logs)), features
+        features = _flat(inputs[0] if inputs else probabilities)
+        if tta != "none":
+            logs = [weight * tf.math.log(tf.maximum(each, SMALLEST)) for weight, each in answers]
+            probabilities = tf.nn.softmax(tf.add_n(logs))
+        if known is None:
+            return probabilities, features, tf.fill([tf.shape(images)[0]], np.float32(np.nan))
+        if known.shape[0] != features.shape[-1]:
+            raise UserError(
+                f"the model compares {features.shape[-1]} features of an image with "
+                f"{known.shape[0]}: its file is damaged; train it again with dvc repro"
+            )
+        cosines = tf.math.l2_normalize(features, axis=1, epsilon=1e-30) @ known
+        return probabilities, features, 1 - tf.reduce_max(cosines, axis=1)
 
-    def observe(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def observe(images: np.ndarray) -> Seen:
         if not len(images):  # convolutions do not take an empty batch
-            shapes = [t.shape[-1] for t in forward.get_concrete_function().structured_outputs]
-            return np.empty((0, shapes[0]), np.float32), np.empty((0, shapes[1]), np.float32)
-        probabilities, features = forward(images)
-        return probabilities.numpy(), features.numpy()
+            probabilities, features, _ = forward.get_concrete_function().structured_outputs
+            return Seen(
+                np.empty((0, probabilities.shape[-1]), np.float32),
+                np.empty((0, features.shape[-1]), np.float32),
+                np.empty(0, np.float32),
+            )
+        probabilities, features, distance = (part.numpy() for part in forward(images))
+        return Seen(probabilities, features, np.round(distance, 5))
 
     return observe
 

@@ -58,10 +58,13 @@ def images_for(share: float) -> int:
 def named(
     sets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
 ) -> Iterator[list[str]]:
-    """The names of the classes in each of `sets`, bool (n, classes), the most probable first."""
-    order = np.argsort(-probabilities, axis=1, kind="stable")
-    inside = np.take_along_axis(sets, order, 1)
-    return ([classes[k] for k in row[held]] for row, held in zip(order, inside, strict=True))
+    """The names of the classes in each of `prediction_sets`, the most probable first."""
+    sizes = sets.sum(axis=1)  # each holds the first so many
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, : sizes.max(initial=0)]
+    return (
+        [classes[k] for k in row[:size]]
+        for row, size in zip(order.tolist(), sizes.tolist(), strict=True)
+    )
 
 
 def joined(names: Iterable[str]) -> str:
@@ -69,17 +72,7 @@ def joined(names: Iterable[str]) -> str:
     return "|".join(name.replace("\\", "\\\\").replace("|", "\\|") for name in names)
 
 
-# Unlike the training images
-
-
-def distance(features: np.ndarray, trained: np.ndarray) -> np.ndarray:
-    """How far each of `features` (n, d) is from its nearest neighbour; `trained` (m, d) are
-    `directions` of training images.
-
-    float32 (n,): 1 - cosine, from 0 (the same direction) to 2; 1 for features that are all zero.
-    """
-    cosines = directions(features) @ trained.T
-    return np.round(1 - cosines.max(axis=1, initial=-1), 5).astype(np.float32)
+# Unlike the training images: far from the nearest (stages/inference/probabilities.py)
 
 
 def directions(features: np.ndarray) -> np.ndarray:
