@@ -24,8 +24,10 @@ def calibrate(
     """The temperature of `model`, whose own is 1, and features of images it has and has not seen.
 
     The validation images may have chosen the epoch. That choice is one of a few epochs by one
-    score: it does not tell the net how sure it may be, as training on an image does. Measured:
-    the temperature that validation images give is within 2 % of the test images' own.
+    score: it does not tell the net how sure it may be, as training on an image does. Measured on
+    CIFAR-10: a temperature of 0.556 by validation images, 0.564 by the test images themselves. It
+    fits a mean over views of the images too (evaluate.tta): there the calibration error falls from
+    19.7 % to 1.0 % with six views, from 17.9 % to 1.6 % with one.
     """
     observe, size = observer(model), evaluation_batch_size(images.shape)
 
