@@ -182,7 +182,9 @@ def test_the_console_ends_with_headline_weakest_classes_and_the_page(
         f"{100 * results.scores['test']['accuracy']:.1f} % of 90 test images right"
     )
     weakest = sorted(results.class_scores, key=lambda score: score.f1)
-    for score, line in zip(weakest, lines[1:4], strict=True):
+    assert lines[1].startswith("  calibration: a confidence is off by ")
+    assert lines[2].startswith("  prediction sets: ")
+    for score, line in zip(weakest, lines[3:6], strict=True):
         assert f"weakest: {score.name}: F1 {score.f1:.3f}" in line
-    assert lines[4].startswith("  evaluate: seconds")
+    assert lines[6].startswith("  evaluate: seconds")
     assert lines[-1] == "open reports/report.html"
