@@ -30,6 +30,7 @@ from stages.files import (
 )
 from stages.inference import trust
 from stages.inference.explain import grad_cam, last_convolution, layer_table
+from stages.inference.fold import folded
 from stages.inference.probabilities import observer, probabilities
 from stages.metrics import curves, scores
 from stages.parameters.evaluate import Evaluate
@@ -83,7 +84,8 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     if not len(test):
         raise UserError(f"{SPLITS}/test.csv names no images; raise split.test")
 
-    judge = _judge(model, reference, settings.tta)
+    fast = folded(model)
+    judge = _judge(fast, reference, settings.tta)
 
     def observe(images: ImageSet, what: str) -> Judged:
         return _observe(judge, images, settings.batch_size, what)
@@ -110,8 +112,8 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     mistakes = scores.most_confident_mistakes(test.labels, test_probabilities, settings.grad_cam)
     maps = _explain(model, test, mistakes, predicted, settings.batch_size)
     layers, sha256 = layer_table(model), file_sha256(MODEL)
-    single = _seconds_per_single_image(model, test)
-    by_epoch = _accuracy_by_epoch(model, extra, observe) if len(extra) else []
+    single = _seconds_per_single_image(fast, test)
+    by_epoch = _accuracy_by_epoch(model, extra, settings) if len(extra) else []
 
     print("\n".join([_judged(figures), *_unknown(settings, limits, len(val))]), flush=True)
     _write_json(outputs.file(METRICS), scores.headline(figures))
@@ -284,15 +286,13 @@ def _explain(
     return np.stack(both, axis=1)
 
 
-def _accuracy_by_epoch(
-    model: "keras.Model", extra: ImageSet, observe: Callable[[ImageSet, str], Judged]
-) -> list[tuple]:
+def _accuracy_by_epoch(model: "keras.Model", extra: ImageSet, settings: Evaluate) -> list[tuple]:
     """Accuracy on the extra set with the weights of each saved epoch. Nothing is chosen by it."""
-    rows = []
+    judge, rows = _judge(model, None, settings.tta), []
     for path in sorted(EPOCHS.glob("epoch-*.weights.h5")):
         model.load_weights(path)
-        predicted = observe(extra, f"extra images, {path.stem}").probabilities.argmax(axis=1)
-        right = predicted == extra.labels
+        seen = _observe(judge, extra, settings.batch_size, f"extra images, {path.stem}")
+        right = seen.probabilities.argmax(axis=1) == extra.labels
         accuracy = scores.accuracy(int(right.sum()), len(extra))
         accuracy.pop("count")
         rows.append((int(path.name.split(".")[0].removeprefix("epoch-")), *accuracy.values()))

@@ -249,10 +249,11 @@ def _classify(
     import stages.quiet  # noqa: F401  TensorFlow takes seconds, hence after all else is checked
 
     model, _ = load_model(path)
+    from stages.inference.fold import folded
     from stages.inference.probabilities import Seen, observer
 
     trained = reference.trained if reference else None
-    observe = observer(model, tta, trained)
+    observe = observer(folded(model), tta, trained)
     size = max(1, BATCH_NUMBERS // largest_activation(model))
     for batch in batches:
         parts = range(0, max(1, len(batch.images)), size)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stages.architectures import _build, adapt_model, build_model, folded, names, portable
+from stages.architectures import _build, adapt_model, build_model, names, portable
 from stages.architectures._layers import FusedBatchNormalization, MatmulGradientConv2D
 from stages.architectures.backbone import _find, _preprocess, networks
 from stages.errors import UserError
@@ -151,35 +151,6 @@ def test_a_users_own_architecture_is_one_new_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(stages.architectures, "__path__", [str(tmp_path)])
     assert build_model("mine", (4, 4, 1), 2, {"units": 5}).count_params() == 17 * 5 + 6 * 2
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "left"),
-    [
-        ("residual", {}, 0),
-        ("speednet", {}, None),
-        ("gap", {}, 0),
-        ("efficientnet_lite0", {}, 0),
-        ("backbone", {"network": "MobileNetV2"}, 0),
-        ("backbone", {"network": "ResNet50V2"}, None),
-    ],
-)
-def test_normalisations_folded_into_convolutions_change_nothing(name, settings, left):
-    model = portable(build_model(name, (32, 32, 3), 4, settings))
-    random = np.random.default_rng(0)
-    for weight in model.weights:  # statistics that are not those of a fresh net
-        if weight.path.split("/")[-1] in ("gamma", "moving_variance"):
-            weight.assign(random.uniform(0.5, 1.5, weight.shape))
-        elif weight.path.split("/")[-1] in ("beta", "moving_mean"):
-            weight.assign(random.normal(0, 0.1, weight.shape))
-    small = folded(model)
-    expected = model(IMAGES).numpy()
-    np.testing.assert_allclose(small(IMAGES), expected, atol=2e-4 * np.abs(expected).max())
-    kinds = [type(layer).__name__ for layer in small._flatten_layers()]
-    before = [type(layer).__name__ for layer in model._flatten_layers()]
-    if left is not None:
-        assert kinds.count("BatchNormalization") == left
-    assert kinds.count("BatchNormalization") <= before.count("BatchNormalization")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ stages/splits/*                      split
 stages/features.py                   features
 stages/architectures/*               features train
 stages/inference/embed.py            features train
+stages/inference/fold.py             features train evaluate
 stages/train.py                      train
 stages/augmentation/*                train
 stages/training/*                    train

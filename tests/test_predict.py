@@ -580,7 +580,7 @@ def test_drift_is_told_with_shares_of_classes_and_a_page(run, photos, judged_mod
     assert "No drift seen" in page
     assert "photos/same/&lt;i&gt;0.png" in page
     assert "<i>" not in page
-    assert page.count("data:image/png;base64,") == 45
+    assert page.count("data:image/jpeg;base64,") == 45
     assert "http" not in page
     code, out, _ = run("photos/bright", "--model", judged_model, "--drift", "--output", "b.html")
     assert out.startswith("drift: these images do not come from where")

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from stages.architectures import build_model, folded, portable
+from stages.architectures import build_model, portable
 from stages.errors import UserError
+from stages.inference.fold import folded
 from stages.parameters.model import Model
 
 # Always so many images at a time, the last ones filled up: TensorFlow's libraries choose how to

@@ -2,10 +2,12 @@
 compare new images with."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
+from stages.inference.fold import folded
 from stages.inference.probabilities import SMALLEST, observer
 from stages.store.image_set import ImageSet
 from stages.store.model import REFERENCE_IMAGES, Calibration, Reference
@@ -18,42 +20,58 @@ LOWEST, HIGHEST = 0.25, 4.0  # temperatures
 PRIOR = 2.0  # how strongly a temperature of 1 is believed in before an image is seen, in nats
 
 
+class Sample(NamedTuple):
+    """What a net makes of images with these `labels` int (n,): `probabilities` (n, classes), and
+    `features` (n, d), what its last layer takes."""
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    features: np.ndarray
+
+
 def calibrate(
-    model: keras.Model, images: TrainingImages, validation: ImageSet | None, seed: int
+    trained: np.ndarray, held_out: Sample | None, classes: int, seed: int
 ) -> tuple[Calibration, Reference]:
-    """The temperature of `model`, whose own is 1, and features of images it has and has not seen.
+    """The temperature of a net, whose own is 1, and features of images it has and has not seen.
 
-    The validation images may have chosen the epoch. That choice is one of a few epochs by one
-    score: it does not tell the net how sure it may be, as training on an image does. Measured on
-    CIFAR-10: a temperature of 0.556 by validation images, 0.564 by the test images themselves. It
-    fits a mean over views of the images too (evaluate.tta): there the calibration error falls from
-    19.7 % to 1.0 % with six views, from 17.9 % to 1.6 % with one.
+    `trained` (m, d) are features of training images, `held_out` is of validation images. These may
+    have chosen the epoch. That choice is one of a few epochs by one score: it does not tell the net
+    how sure it may be, as training on an image does. Measured on CIFAR-10: a temperature of 0.556
+    by validation images, 0.564 by the test images themselves. It fits a mean over views of the
+    images too (evaluate.tta): the calibration error falls from 19.7 % to 1.0 % with six views,
+    from 17.9 % to 1.6 % with one.
     """
-    observe, size = observer(model), evaluation_batch_size(images.shape)
-
-    def observed(
-        take: Callable[[np.ndarray], np.ndarray], at: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities (n, classes) and features float16 (n, d) of the images at `at`."""
-        answers = [observe(take(at[start : start + size])) for start in range(0, len(at), size)]
-        probabilities, features, _ = zip(*answers, strict=True)
-        return np.concatenate(probabilities), np.concatenate([_half(part) for part in features])
-
-    _, trained = observed(images.take, _drawn(images.labels, seed, REFERENCE_IMAGES))
-    if validation is None:
-        nothing = Calibration(temperature=1.0, images=0, predicted=[0] * model.output_shape[-1])
-        return nothing, Reference(trained, trained[:0])
-    at = _drawn(validation.labels, seed, CALIBRATION_IMAGES)
-    rows, labels = validation.rows[at], validation.labels[at]
-    probabilities, features = observed(validation.pixels.take, rows)
+    if held_out is None:
+        nothing = Calibration(temperature=1.0, images=0, predicted=[0] * classes)
+        return nothing, Reference(_half(trained), _half(trained[:0]))
+    labels, probabilities, features = held_out
     logits = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST))
     calibration = Calibration(
         temperature=fit_temperature(logits, labels),
-        images=len(at),
-        predicted=np.bincount(probabilities.argmax(axis=1), minlength=logits.shape[1]).tolist(),
+        images=len(labels),
+        predicted=np.bincount(probabilities.argmax(axis=1), minlength=classes).tolist(),
     )
-    kept = _drawn(labels, seed, REFERENCE_IMAGES)
-    return calibration, Reference(trained, features[kept])
+    kept = drawn(labels, seed, REFERENCE_IMAGES)
+    return calibration, Reference(_half(trained), _half(features[kept]))
+
+
+def observed(
+    model: keras.Model, images: TrainingImages, validation: ImageSet | None, seed: int
+) -> tuple[np.ndarray, Sample | None]:
+    """What `calibrate` takes, of images drawn by lot, by running `model` over them."""
+    observe, size = observer(folded(model)), evaluation_batch_size(images.shape)
+
+    def run(take: Callable[[np.ndarray], np.ndarray], at: np.ndarray) -> list[np.ndarray]:
+        """Probabilities (n, classes) and features float16 (n, d) of the images at `at`."""
+        answers = [observe(take(at[start : start + size])) for start in range(0, len(at), size)]
+        probabilities, features, _ = zip(*answers, strict=True)
+        return [np.concatenate(probabilities), np.concatenate([_half(part) for part in features])]
+
+    _, trained = run(images.take, drawn(images.labels, seed, REFERENCE_IMAGES))
+    if validation is None:
+        return trained, None
+    at = drawn(validation.labels, seed, CALIBRATION_IMAGES)
+    return trained, Sample(validation.labels[at], *run(validation.pixels.take, validation.rows[at]))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -77,7 +95,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return round(2 / (low + high), 4)
 
 
-def _drawn(labels: np.ndarray, seed: int, count: int) -> np.ndarray:
+def drawn(labels: np.ndarray, seed: int, count: int) -> np.ndarray:
     """At most `count` positions, int64 (m,), drawn by lot, sorted to read the disk once."""
     return np.sort(epoch_order(labels, seed, DRAW)[:count])
 

@@ -17,17 +17,24 @@ from stages.augmentation import Augmentation
 from stages.errors import UserError
 from stages.files import LEARNING_CURVE_COLUMNS
 from stages.inference.embed import frozen_part, identity
+from stages.inference.probabilities import MOST_FEATURES
 from stages.parameters.augment import Augment
 from stages.parameters.model import Model
 from stages.parameters.train import Train
 from stages.store.features import PLAIN, read_embedding, read_features
 from stages.store.image_set import ImageSet
-from stages.store.model import Calibration, ModelInfo, save_model
+from stages.store.model import REFERENCE_IMAGES, Calibration, ModelInfo, save_model
 from stages.store.outputs import made_by
 from stages.store.tables import write_table
 from stages.training import environment
 from stages.training.batches import TrainingImages, epoch_order
-from stages.training.calibrate import calibrate
+from stages.training.calibrate import (
+    CALIBRATION_IMAGES,
+    Sample,
+    calibrate,
+    drawn,
+    observed,
+)
 from stages.training.checkpoint import Checkpoint, fingerprint
 from stages.training.head import Head, Photos, fit_head
 from stages.training.learner import Learner, Scores
@@ -144,6 +151,7 @@ class Job:
         environment.reset(train.seed, self.precision)
         self.images = self._training_images()
         self.head: Head | None = None
+        self.seen: tuple[np.ndarray, Sample | None] | None = None  # for `calibrate`, if known
         self.start = None if settings.model.backbone == "trained" else self._fit_head(features)
         augment = settings.augment
         if self.frozen:  # an image and its mirror image are all that the last layer learns from
@@ -221,6 +229,15 @@ class Job:
             confusion = confusion_matrix(labels, predicted, labels=range(classes))
             scores = Scores.of(confusion, float(head.layer.losses(seen, labels).sum()))
             figures |= {f"{side}/{name}": value for name, value in scores._asdict().items()}
+        if self.frozen and embedding.width <= MOST_FEATURES:  # else the net is run for them
+            seed = self.settings.train.seed
+            sample = None
+            if self.validation:
+                seen, labels = judged["val"]
+                at = drawn(labels, seed, CALIBRATION_IMAGES)
+                sample = Sample(labels[at], head.layer.probabilities(seen[at]), seen[at])
+            seen, labels = judged["train"]
+            self.seen = seen[drawn(labels, seed, REFERENCE_IMAGES)], sample
         point = head.curve[-1]
         print(
             f"last layer fitted to features of {len(photos):,} images; in cross-validation "
@@ -267,9 +284,11 @@ class Job:
             self.deployable.model.save_weights(epochs / saved[-1])
         write_table(epochs / "saved.csv", ["file"], [[name] for name in saved])
         self.deployable.set_weights(result.weights)
-        calibration, reference = calibrate(
-            self.deployable.model, self.images, self.validation, self.settings.train.seed
-        )
+        seed, seen = self.settings.train.seed, self.seen
+        if seen is None:
+            seen = observed(self.deployable.model, self.images, self.validation, seed)
+        classes = len(self.train_set.dataset.classes)
+        calibration, reference = calibrate(*seen, classes, seed)
         print(calibration.describe(), flush=True)
         self.deployable.set_temperature(calibration.temperature)
         save_model(self.deployable.model, model, self._info(result, calibration), reference)
