@@ -42,6 +42,7 @@ from stages.store.image_set import ImageSet, load_image_set
 from stages.store.model import (
     Judgement,
     Limit,
+    ModelInfo,
     Reference,
     Score,
     load_model,
@@ -104,7 +105,8 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
         if len(images):
             judged = held_out if side == "val" else observe(images, "extra images")
             figures[side] = scores.score(images.labels, judged.probabilities, settings.top_k)
-    limits = _limits(settings, val.labels, held_out)
+    ordinary = _ordinary(info, reference, held_out)
+    limits = _limits(settings, val.labels, held_out, ordinary)
     temperature = info.calibration.temperature if info.calibration else 1.0
     figures["trust"], sets, unlike = _trust(limits, temperature, test.labels, seen)
     figures["model"] = {"parameters": model.count_params(), "bytes": MODEL.stat().st_size}
@@ -115,7 +117,10 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     single = _seconds_per_single_image(fast, test)
     by_epoch = _accuracy_by_epoch(model, extra, settings) if len(extra) else []
 
-    print("\n".join([_judged(figures), *_unknown(settings, limits, len(val))]), flush=True)
+    print(
+        "\n".join([_judged(figures), *_unknown(settings, limits, len(val), len(ordinary))]),
+        flush=True,
+    )
     _write_json(outputs.file(METRICS), scores.headline(figures))
     _write_json(outputs.file(SCORES), figures)
     _write_predictions(outputs.file(PREDICTIONS), test, test_probabilities, classes, sets, unlike)
@@ -210,22 +215,36 @@ class Limits(NamedTuple):
     unlike: Limit | None
 
 
-def _limits(settings: Evaluate, labels: np.ndarray, held_out: Judged) -> Limits:
-    """The thresholds for what `settings` ask for, by the validation images."""
-    known = np.isfinite(held_out.distance).all()
+def _ordinary(info: ModelInfo, reference: Reference | None, held_out: Judged) -> np.ndarray:
+    """How far from the training images are images like them, float32 (n,).
+
+    Those that the net did not learn from: the validation images, and where the backbone is frozen
+    the training images too, each beside the others.
+    """
+    ordinary = held_out.distance[np.isfinite(held_out.distance)]
+    if reference and info.model.get("backbone") == "frozen" and len(reference.trained) > 1:
+        ordinary = np.concatenate([ordinary, trust.nearest_other(reference.trained)])
+    return ordinary
+
+
+def _limits(
+    settings: Evaluate, labels: np.ndarray, held_out: Judged, ordinary: np.ndarray
+) -> Limits:
+    """The thresholds for what `settings` ask for, by the validation images, and by the distances
+    of `ordinary` images."""
     sets = trust.set_threshold(held_out.probabilities, labels, settings.coverage)
-    unlike = trust.quantile(held_out.distance, 1 - settings.unlike) if known else None
+    unlike = trust.quantile(ordinary, 1 - settings.unlike)
     return Limits(
         None if sets is None else Limit(share=settings.coverage, threshold=sets),
         None if unlike is None else Limit(share=settings.unlike, threshold=unlike),
     )
 
 
-def _unknown(settings: Evaluate, limits: Limits, count: int) -> Iterator[str]:
-    """What `count` validation images are too few for, a line each."""
-    for limit, what, key, share in (
-        (limits.sets, "prediction sets", "coverage", settings.coverage),
-        (limits.unlike, "image is called unlike", "unlike", 1 - settings.unlike),
+def _unknown(settings: Evaluate, limits: Limits, val: int, ordinary: int) -> Iterator[str]:
+    """What so many validation images, and so many `ordinary` distances, are too few for."""
+    for limit, count, what, key, share in (
+        (limits.sets, val, "prediction sets", "coverage", settings.coverage),
+        (limits.unlike, ordinary, "image is called unlike", "unlike", 1 - settings.unlike),
     ):
         if limit is None:
             yield (

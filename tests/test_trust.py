@@ -211,6 +211,22 @@ def test_the_map_shows_the_two_directions_in_which_images_differ_most():
     assert trust.plane(features[:, :1])[1].shape == (1, 2)
 
 
+@pytest.mark.parametrize("images", [0, 1, 2, 9])
+def test_the_map_of_few_images_is_that_of_their_components(images):
+    features = np.random.default_rng(images).normal(size=(images, 30))
+    mean, axes = trust.plane(features)
+    assert axes.shape == (30, 2)
+    if images > 2:
+        _, _, components = np.linalg.svd(features - features.mean(axis=0))
+        np.testing.assert_allclose(np.abs(axes.T @ components[:2].T), np.eye(2), atol=1e-6)
+
+
+def test_an_image_is_compared_with_the_others_not_with_itself():
+    features = np.array([[1, 0], [2, 0], [0, 3], [1, 1]])
+    expected = [0, 0, 1 - 0.5**0.5, 1 - 0.5**0.5]
+    np.testing.assert_allclose(trust.nearest_other(features), expected, atol=1e-6)
+
+
 # What to label next
 
 

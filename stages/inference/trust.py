@@ -83,6 +83,14 @@ def directions(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
 
 
+def nearest_other(features: np.ndarray) -> np.ndarray:
+    """1 - cosine of each of `features` (n, d) to the nearest of the others, float32 (n,), n > 1."""
+    unit = directions(features)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -1)
+    return 1 - cosines.max(axis=1)
+
+
 def plane(trained: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (d,) and the first two principal components (d, 2) of features (n, d): a map of images.
 
@@ -91,12 +99,17 @@ def plane(trained: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     from scipy.linalg import eigh
 
     features = trained.astype(np.float64)
-    width = features.shape[1]
-    mean = features.mean(axis=0) if len(features) else np.zeros(width)
+    images, width = features.shape
+    mean = features.mean(axis=0) if images else np.zeros(width)
     features -= mean
-    count = min(2, width)
-    _, axes = eigh(features.T @ features, subset_by_index=[width - count, width - 1])
+    few = 0 < images < width  # the smaller of two products has the same components
+    product = features @ features.T if few else features.T @ features
+    count = min(2, len(product))
+    _, axes = eigh(product, subset_by_index=[len(product) - count, len(product) - 1])
     axes = axes[:, ::-1]
+    if few:
+        axes = features.T @ axes
+        axes /= np.maximum(np.linalg.norm(axes, axis=0), 1e-30)
     largest = np.abs(axes).argmax(axis=0)
     axes = axes * np.sign(axes[largest, np.arange(count)])  # eigenvectors have no sign of their own
     return mean, np.pad(axes, [(0, 0), (0, 2 - count)])
