@@ -214,7 +214,7 @@ def test_the_map_shows_the_two_directions_in_which_images_differ_most():
 @pytest.mark.parametrize("images", [0, 1, 2, 9])
 def test_the_map_of_few_images_is_that_of_their_components(images):
     features = np.random.default_rng(images).normal(size=(images, 30))
-    mean, axes = trust.plane(features)
+    _, axes = trust.plane(features)
     assert axes.shape == (30, 2)
     if images > 2:
         _, _, components = np.linalg.svd(features - features.mean(axis=0))
