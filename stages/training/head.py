@@ -96,7 +96,9 @@ class Head(NamedTuple):
 def fit_head(photos: Photos, seed: int) -> Head:
     """Fit the last layer to `photos`. The number of cores makes no difference."""
     fold_of = folds(photos.labels, photos.copies, seed)
-    parts = [(np.flatnonzero(fold_of != k), np.flatnonzero(fold_of == k)) for k in range(FOLDS)]
+    # In an order drawn by lot, so that the first few are no series of shots.
+    drawn = np.random.Generator(np.random.Philox(key=[seed, 1])).permutation(len(photos))
+    parts = [(drawn[fold_of[drawn] != k], np.flatnonzero(fold_of == k)) for k in range(FOLDS)]
     parts = [(learn, judge) for learn, judge in parts if len(learn) and len(judge)]
     every = np.arange(len(photos))
     # One thread each: sums in another order would be other numbers.
