@@ -326,6 +326,18 @@ def test_balanced_weights_find_more_of_a_rare_class():
     assert recalls[1] > recalls[0]
 
 
+def test_of_few_photos_that_say_nothing_half_are_right():
+    """A fold holds fewer of the class that it judges: that alone must not decide."""
+    right = [
+        (fit_head(Photos(given.features, labels, given.copies, np.ones(2)), seed).held_out, labels)
+        for seed in range(30)
+        for given in [photos(np.zeros(6, int), seed=seed, width=300)]
+        for labels in [np.arange(6) % 2]
+    ]
+    share = np.mean([(held_out.argmax(axis=1) == labels).mean() for held_out, labels in right])
+    assert 0.35 < share < 0.65
+
+
 @pytest.mark.parametrize("labels", [[0, 0, 0, 1], [0, 1], [0, 0, 0, 0, 1, 1, 1, 1, 1, 2]])
 def test_few_photos_are_enough_for_a_layer(labels):
     head = fit_head(photos(labels), 0)

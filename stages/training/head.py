@@ -150,11 +150,19 @@ def _losses(photos: Photos, learn: np.ndarray, judge: np.ndarray) -> np.ndarray:
 
 
 def _fit(photos: Photos, learn: np.ndarray, strengths: Sequence[float]) -> list[Layer]:
-    """A layer fitted to the images `learn` for each of `strengths`, one starting from the other."""
-    views = photos.features.shape[1]
+    """A layer fitted to the images `learn` for each of `strengths`, one starting from the other.
+
+    The classes weigh as much as among all `photos`: with few, a fold lacks what it judges, and a
+    layer that goes by how many it saw of each class would name the others.
+    """
+    views, classes = photos.features.shape[1], len(photos.weights)
     features = photos.features[learn].reshape(len(learn) * views, -1)
     labels = np.repeat(photos.labels[learn], views)
-    weights = photos.weights[labels] / views
+    every, some = (
+        np.bincount(part, minlength=classes) for part in (photos.labels, photos.labels[learn])
+    )
+    share = every / len(photos) * len(learn) / np.maximum(some, 1)
+    weights = (photos.weights * share)[labels] / views
     centre = features.mean(axis=0)
     features -= centre
     spread = features.std(axis=0)
