@@ -393,7 +393,7 @@ def other_job(finished_job, tmp_path_factory):
     np.save(folder / "reports/evaluation/map.npy", np.stack([corners, corners**2], axis=1))
     np.save(folder / "reports/evaluation/unlike.npy", 1 - corners)
     scores = json.loads((folder / "reports/scores.json").read_text(encoding="utf-8"))
-    scores["trust"] = {"unlike": 2 / 90}
+    scores["trust"] = {"unlike": 2 / 90, "unlike_asked": 0.01}
     (folder / "reports/scores.json").write_text(json.dumps(scores), encoding="utf-8")
     header = ",".join(ISSUES_COLUMNS)
     test, train, val = (f"{number:02x}{3:014x}" for number in (2, 0, 1))

@@ -5,8 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 
-from stages.metrics.scores import ClassScore, Scores, base_rate_warning, weakest_classes
+from stages.metrics.scores import (
+    ClassScore,
+    Scores,
+    accuracy,
+    base_rate_warning,
+    weakest_classes,
+)
 from stages.store.model import ModelInfo
 from stages.store.names import flatten, json_span, markdown, printable
 
@@ -50,12 +57,26 @@ def trust_lines(scores: dict[str, Scores]) -> list[str]:
     return lines
 
 
+def cross_validation(curve: dict[str, np.ndarray]) -> str | None:
+    """How right a last layer is on training images that it did not learn from: all of them tell,
+    where few test images do not. None without the table learning_curve.csv."""
+    if not len(curve["photos"]):
+        return None
+    found = accuracy(int(curve["right"][-1]), int(curve["judged"][-1]))
+    return (
+        f"in cross-validation {percent(found['accuracy'])} of {found['count']:,} training images "
+        f"(95 % interval {percent(found['accuracy_low'])} to {percent(found['accuracy_high'])})"
+    )
+
+
 def console_summary(results: "Results", times: dict[str, dict[str, float]], page: str) -> str:
     """What a person sees at the end of a run. `times` are sections of timing.json, if known."""
     test = results.scores["test"]
     lines = [headline(test)]
     if warning := base_rate_warning(test):
         lines.append(f"  {warning}")
+    if line := cross_validation(results.learning_curve):
+        lines.append(f"  {line}")
     lines += [f"  {line}" for line in trust_lines(results.scores)]
     for score in weakest_classes(results.class_scores):
         label = results.classes.index(score.name)

@@ -3,6 +3,7 @@ it leaves, the model for use."""
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +39,7 @@ from stages.training.calibrate import (
 from stages.training.checkpoint import Checkpoint, fingerprint
 from stages.training.head import Head, Photos, fit_head
 from stages.training.learner import Learner, Scores
-from stages.training.log import EpochLog, Row, TensorBoardLog
+from stages.training.log import EpochLog, Row, TensorBoardLog, Timing
 from stages.training.loop import Result, fit
 
 # The model for use: raw pixels in, class probabilities out, float32, Keras' own layers only
@@ -175,7 +176,8 @@ class Job:
             logs.append(TensorBoardLog(tensorboard))
         logs.append(lambda rows: each_epoch())
         if self.frozen and self.start:
-            result = Result(self.deployable.net.get_weights(), 0, [self.start], [])
+            timing = Timing(0, None, None, self.fitting)
+            result = Result(self.deployable.net.get_weights(), 0, [self.start], [timing])
             for write in logs:
                 write(result.rows)
         else:
@@ -217,7 +219,9 @@ class Job:
                 self.images.rows,  # copies of an image have the same pixels
                 np.ones(classes) if weights is None else weights,
             )
+            started = time.perf_counter()
             self.head = head = fit_head(photos, self.settings.train.seed)
+            self.fitting = round(time.perf_counter() - started, 3)
             judged = {"train": (photos.features[:, 0], photos.labels)}
             if self.validation:
                 judged["val"] = features(self.validation.rows), self.validation.labels
