@@ -46,18 +46,18 @@ def build(shape, outputs, weights=None):
     return keras.Sequential(parts)
 """
 WEIGHTS = PRETRAINED / "own.weights.h5"
-MODEL = {"name": "own", "settings": {}, "weights": str(WEIGHTS), "backbone": "frozen"}
+MODEL = {"name": "embedding", "settings": {}, "weights": str(WEIGHTS), "backbone": "frozen"}
 FLIP = {"horizontal_flip": "random"}
 
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
     """Makes a workspace with weights for a small architecture of its own, and works in it."""
-    (tmp_path / "own.py").write_text(ARCHITECTURE)
-    (tmp_path / "plain.py").write_text(PLAIN_NET)
+    (tmp_path / "embedding.py").write_text(ARCHITECTURE)
+    (tmp_path / "without_backbone.py").write_text(PLAIN_NET)
     monkeypatch.setattr(stages.architectures, "__path__", [str(tmp_path)])
     keras.utils.set_random_seed(3)
-    net = stages.architectures.build_model("own", (18, 18, 1), 3)
+    net = stages.architectures.build_model("embedding", (18, 18, 1), 3)
 
     def make(name="work", **settings):
         settings = {"model": MODEL, "augment": FLIP} | settings
@@ -77,7 +77,7 @@ def features_as_written() -> dict[str, bytes]:
 def test_features_are_what_the_backbone_makes_of_each_image_and_its_mirror_image(workspace):
     workspace()
     features.main()
-    net = stages.architectures.build_model("own", (18, 18, 1), 3, {}, str(WEIGHTS))
+    net = stages.architectures.build_model("embedding", (18, 18, 1), 3, {}, str(WEIGHTS))
     pixels = Pixels(PROCESSED)
     rows = np.array([40, 3, 71])
     images = pixels.take(rows).astype("float32") / 255
@@ -133,7 +133,7 @@ def test_only_new_images_are_computed_and_the_bytes_are_those_of_a_fresh_run(wor
 def test_other_weights_are_another_network(workspace, capsys):
     workspace()
     features.main()
-    net = stages.architectures.build_model("own", (18, 18, 1), 3)
+    net = stages.architectures.build_model("embedding", (18, 18, 1), 3)
     net.get_layer("backbone").save_weights(WEIGHTS)
     features.main()
     assert capsys.readouterr().out.count("72 computed, 0 reused") == 2
@@ -177,7 +177,7 @@ def test_a_frozen_backbone_gives_one_ordinary_model(workspace, capsys):
     train.main()
     assert "in cross-validation" in capsys.readouterr().out
     model, info = load_model("models/model.keras")
-    net = stages.architectures.build_model("own", (18, 18, 1), 3, {}, str(WEIGHTS))
+    net = stages.architectures.build_model("embedding", (18, 18, 1), 3, {}, str(WEIGHTS))
     for ours, given in zip(
         model.layers[1].get_layer("backbone").get_weights(),
         net.get_layer("backbone").get_weights(),
@@ -237,7 +237,7 @@ def test_fine_tuning_is_kept_only_where_it_is_better_on_the_validation_images(wo
 def test_features_of_another_network_are_refused(workspace):
     workspace()
     features.main()
-    net = stages.architectures.build_model("own", (18, 18, 1), 3)
+    net = stages.architectures.build_model("embedding", (18, 18, 1), 3)
     net.get_layer("backbone").save_weights(WEIGHTS)
     with pytest.raises(UserError, match="those of another network"):
         train.main()
@@ -254,7 +254,7 @@ def test_part_of_the_photos_needs_no_new_features(workspace):
     ("model", "said"),
     [
         ({"weights": None}, "would keep random weights"),
-        ({"name": "plain"}, "weights in a layer named backbone"),
+        ({"name": "without_backbone"}, "weights in a layer named backbone"),
     ],
 )
 def test_what_cannot_be_frozen_is_said(workspace, model, said):

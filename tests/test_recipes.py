@@ -163,6 +163,8 @@ def shrunk(name: str) -> dict:
     values["train"]["epochs"] = 2 if values["train"]["save_epochs"] else 1
     values["train"]["batch_size"] = min(values["train"]["batch_size"], 16)
     values["train"]["debug"]["max_steps"] = 2
+    if values["split"]["val"]:  # an image of each class
+        values["split"]["val"] = max(values["split"]["val"], 0.2)
     for group in values["train"]["optimizer"]["groups"]:
         group.pop("epochs", None)
     values["train"]["fine_tune"]["frozen_epochs"] = 0
