@@ -18,8 +18,16 @@ from pathlib import Path
 import numpy as np
 
 from bench.measure import ROOT, report, run_stage, write_parameters
-from stages.files import INDEX_COLUMNS, ISSUES_COLUMNS, REJECTS_COLUMNS, SPLIT_COLUMNS
+from stages.files import (
+    FEATURES,
+    INDEX_COLUMNS,
+    ISSUES_COLUMNS,
+    LABEL_CONFIDENCE,
+    REJECTS_COLUMNS,
+    SPLIT_COLUMNS,
+)
 from stages.parameters.pixels import Preprocessing
+from stages.store.features import write_embedding
 from stages.store.processed import Dataset
 from stages.store.tables import write_table
 
@@ -136,6 +144,9 @@ def write_job(folder: Path, count: int, classes: int) -> None:
     (folder / "reports/train/metrics.json").write_text("{}")
     (folder / "reports/data.json").write_text("{}")
     write_table(folder / "reports/data_issues.csv", ISSUES_COLUMNS, [])
+    np.save(folder / LABEL_CONFIDENCE, np.full(len(train), 0.9, np.float32))
+    (folder / FEATURES).mkdir()
+    write_embedding(folder / FEATURES, None)
     np.save(folder / "models/augmented.npy", np.zeros((20, *SHAPE), np.uint8))
     write_parameters(folder)
 

@@ -58,7 +58,7 @@ def train_in_turns(turn: Turn, folder: Path, state: Path, values: dict, before=N
     from stages.training.loop import fit
 
     train_set = load_image_set(folder, folder / "train.csv")
-    job = Job(Parameters.model_validate(values), train_set, None, state, [])
+    job = Job(Parameters.model_validate(values), train_set, None, folder, state, [])
     clock = None
 
     def epoch_done(rows):

@@ -17,7 +17,9 @@ from stages.files import (
     DATA_SUMMARY,
     EPOCHS,
     EVALUATION,
+    FEATURES,
     JUDGEMENT,
+    LABEL_CONFIDENCE,
     METRICS,
     MODEL,
     PREDICTIONS,
@@ -25,19 +27,22 @@ from stages.files import (
     PROCESSED,
     SCORES,
     SPLITS,
+    SUSPECTS,
+    SUSPECTS_COLUMNS,
     TIMES,
     TRUST_COLUMNS,
 )
-from stages.inference import trust
+from stages.inference import suspects, trust
 from stages.inference.explain import grad_cam, last_convolution, layer_table
 from stages.inference.fold import folded
-from stages.inference.probabilities import observer, probabilities
+from stages.inference.probabilities import Seen, observer, probabilities
 from stages.metrics import curves, scores
 from stages.parameters.evaluate import Evaluate
 from stages.parameters.section import read_settings
 from stages.progress import progress
 from stages.report.summary import model_card
 from stages.store.blobs import file_sha256
+from stages.store.features import PLAIN, read_embedding, read_features
 from stages.store.image_set import ImageSet, load_image_set
 from stages.store.model import (
     Judgement,
@@ -50,7 +55,7 @@ from stages.store.model import (
     record_times,
     write_judgement,
 )
-from stages.store.names import path_cell
+from stages.store.names import cell, path_cell
 from stages.store.outputs import Outputs, made_by, outputs_of
 from stages.store.tables import write_table
 
@@ -101,14 +106,24 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     figures["test"] |= scores.rounded({"base_rate": scores.base_rate(train.labels, test.labels)})
     by_class = scores.score_classes(test.labels, test_probabilities, classes)
     held_out = observe(val, "validation images")
+    judged = {"test": seen}
     for side, images in (("val", val), ("extra", extra)):
         if len(images):
-            judged = held_out if side == "val" else observe(images, "extra images")
-            figures[side] = scores.score(images.labels, judged.probabilities, settings.top_k)
+            judged[side] = held_out if side == "val" else observe(images, "extra images")
+            answers = judged[side].probabilities
+            figures[side] = scores.score(images.labels, answers, settings.top_k)
     ordinary = _ordinary(info, reference, held_out)
     limits = _limits(settings, val.labels, held_out, ordinary)
     temperature = info.calibration.temperature if info.calibration else 1.0
     figures["trust"], sets, unlike = _trust(limits, temperature, test.labels, seen)
+    sides = {"train": train, "val": val, "test": test, "extra": extra}
+    found = _suspects(sides, {side: one.probabilities for side, one in judged.items()})
+    figures["suspects"] = {
+        side: sum(suspect.side == side for suspect in found)
+        for side, images in sides.items()
+        if len(images)
+    }
+    suspected = _describe_suspects(fast, sides, found, settings)
     figures["model"] = {"parameters": model.count_params(), "bytes": MODEL.stat().st_size}
 
     mistakes = scores.most_confident_mistakes(test.labels, test_probabilities, settings.grad_cam)
@@ -124,6 +139,7 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     _write_json(outputs.file(METRICS), scores.headline(figures))
     _write_json(outputs.file(SCORES), figures)
     _write_predictions(outputs.file(PREDICTIONS), test, test_probabilities, classes, sets, unlike)
+    write_table(outputs.file(SUSPECTS), SUSPECTS_COLUMNS, suspected)
     _write_text(outputs.file(CLASSIFICATION_REPORT), scores.report(test.labels, predicted, classes))
     folder = outputs.directory(CURVES)
     for name, table in curves.TABLES.items():
@@ -274,6 +290,77 @@ def _trust(
         figures |= {"unlike_asked": limits.unlike.share, "unlike": unlike.mean()}
         figures["unlike_threshold"] = limits.unlike.threshold
     return scores.rounded(figures), sets, unlike
+
+
+def _suspects(
+    sets: dict[str, ImageSet], probabilities: dict[str, np.ndarray]
+) -> list[suspects.Suspect]:
+    """The images of all `sets` whose label is probably wrong; `probabilities` float32 (n, classes)
+    of those that the model did not learn from."""
+    with made_by("train", LABEL_CONFIDENCE):
+        trained = np.load(LABEL_CONFIDENCE)
+        if trained.shape != sets["train"].labels.shape:
+            raise ValueError("it is about other images")
+    sides = {"train": (sets["train"].labels, trained)}
+    for side in [side for side in sets if side in probabilities]:  # in the order of the sides
+        labels = sets[side].labels
+        sides[side] = labels, probabilities[side][np.arange(len(labels)), labels]
+    return suspects.find(sides)
+
+
+def _describe_suspects(
+    model: "keras.Model",
+    sets: dict[str, ImageSet],
+    found: list[suspects.Suspect],
+    settings: Evaluate,
+) -> list[tuple]:
+    """The rows of reports/label_suspects.csv."""
+    listed, train = found[: settings.suspects], sets["train"]
+    if not listed:
+        return []
+    names, size = train.dataset.classes, settings.batch_size
+    images = [(sets[suspect.side], suspect.position) for suspect in listed]
+    rows = np.array([of.rows[at] for of, at in images])
+    given = np.array([of.labels[at] for of, at in images])
+    observe = observer(model)
+
+    def look(rows: np.ndarray) -> Seen:
+        starts = range(0, len(rows), size)
+        parts = [observe(train.pixels.take(rows[start : start + size])) for start in starts]
+        return Seen(*map(np.concatenate, zip(*parts, strict=True)))
+
+    probabilities, features, _ = look(rows)
+    better = suspects.suggested(given, probabilities)
+    wrong = [suspect.position for suspect in found if suspect.side == "train"]
+    others = suspects.candidates(train.labels, np.union1d(given, better), wrong)
+    with made_by("features", FEATURES):
+        if read_embedding(FEATURES):  # then they are there
+            both = np.concatenate([rows, train.rows[others]])
+            embedded = read_features(FEATURES, train.pixels.starts, both, PLAIN)
+            features, compared = embedded[: len(rows)], embedded[len(rows) :]
+        else:
+            compared = look(train.rows[others]).features if len(others) else features[:0]
+    neighbours = [
+        ["" if at < 0 else train.ids[others[at]] for at in found.tolist()]
+        for found in (
+            suspects.nearest(features, classes, compared, train.labels[others])
+            for classes in (given, better)
+        )
+    ]
+    return [
+        (
+            of.ids[at],
+            path_cell(of.paths[at]),
+            cell(names[given[number]]),
+            cell(names[better[number]]),
+            suspect.side,
+            f"{suspect.score:.4f}",
+            *near,
+        )
+        for number, (suspect, (of, at), *near) in enumerate(
+            zip(listed, images, *neighbours, strict=True)
+        )
+    ]
 
 
 def _explain(

@@ -33,12 +33,14 @@ AUGMENTED = Path("models/augmented.npy")
 CHECKPOINTS = Path("models/checkpoints")  # while it trains; log/ is DVCLive's
 LOG = Path("reports/train")
 LEARNING_CURVE = Path("reports/train/learning_curve.csv")
+LABEL_CONFIDENCE = Path("models/label_confidence.npy")
 TENSORBOARD = Path("reports/tensorboard")
 
 # evaluate
 JUDGEMENT = Path("models/model.json")
 CARD = Path("models/README.md")
 METRICS = Path("reports/metrics.json")  # the headline of SCORES, which DVC compares
+SUSPECTS = Path("reports/label_suspects.csv")
 SCORES = Path("reports/scores.json")
 PREDICTIONS = Path("reports/predictions.csv")
 CLASSIFICATION_REPORT = Path("reports/classification_report.txt")
@@ -98,6 +100,12 @@ IMAGE_ISSUES = (
 # Fitted to so many `photos` of a class, `images` in all, the last layer has `right` of `judged`
 # images that it did not learn from.
 LEARNING_CURVE_COLUMNS = ("photos", "images", "right", "judged", "accuracy")
+# The class of an image, and the one that fits better; `score` is how sure the model is of the given
+# class, as a share of what is usual for it; the most similar training images of both classes.
+SUSPECTS_COLUMNS = (
+    *("id", "path", "label", "suggested", "side", "score"),
+    *("nearest_given", "nearest_suggested"),
+)
 PREDICTIONS_COLUMNS = ("id", "actual", "predicted", "confidence", "path")
 # After these: the classes of the prediction set, and whether the image is unlike those trained on.
 TRUST_COLUMNS = ("set", "unlike")

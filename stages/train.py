@@ -13,6 +13,7 @@ from stages.files import (
     EPOCHS,
     FEATURES,
     INDEX,
+    LABEL_CONFIDENCE,
     LEARNING_CURVE,
     LOG,
     MODEL,
@@ -68,6 +69,7 @@ def train(outputs: Outputs) -> tuple["Job", dict[str, Any]]:
         plots=outputs.directory(LOG / "plots"),
         metrics=outputs.file(LOG / "metrics.json"),
         curve=outputs.file(LEARNING_CURVE),
+        confidence=outputs.file(LABEL_CONFIDENCE),
     )
     return job, result.times
 

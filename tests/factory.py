@@ -8,12 +8,14 @@ import numpy as np
 from stages.files import (
     INDEX_COLUMNS,
     ISSUES_COLUMNS,
+    LABEL_CONFIDENCE,
     LEARNING_CURVE,
     LEARNING_CURVE_COLUMNS,
     REJECTS_COLUMNS,
     SPLIT_COLUMNS,
 )
 from stages.parameters.pixels import PixelSettings, Preprocessing
+from stages.store.features import write_embedding
 from stages.store.processed import Dataset
 from stages.store.tables import write_table
 
@@ -150,6 +152,9 @@ def write_colour_job(
         )
     )
     save_model(model, folder / "models/model.keras", info, reference)
+    np.save(folder / LABEL_CONFIDENCE, np.full(30, 0.9, np.float32))
+    (folder / "data/features").mkdir()
+    write_embedding(folder / "data/features", None)
     np.save(folder / "models/augmented.npy", colour_images(np.zeros(20, int)))
     settings = (ROOT / "params.yaml").read_text(encoding="utf-8")
     (folder / "params.yaml").write_text(settings.replace("top_k: 3", "top_k: 2"))

@@ -64,7 +64,7 @@ stages/parameters/section.py         download preprocess split features train ev
 stages/parameters/yaml_file.py       download preprocess split features train evaluate plot
 
 stages/files.py                      download preprocess split features train evaluate plot
-stages/store/features.py             features train
+stages/store/features.py             features train evaluate
 stages/store/archives.py             download preprocess
 stages/store/blobs.py                download preprocess split features train evaluate plot
 stages/store/corrections.py          preprocess

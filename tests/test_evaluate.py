@@ -362,6 +362,7 @@ def _drop_third_class(job):
     info = ModelInfo(classes=classes, shape=shape, preprocess=settings, train={"best_epoch": 2})
     save_model(keras.Model(images, both), job / "models/model.keras", info)
     np.save(job / "models/augmented.npy", np.zeros((20, 16, 16, 1), np.uint8))
+    np.save(job / "models/label_confidence.npy", np.full(20, 0.9, np.float32))
 
 
 def test_a_model_that_diverged_is_one_line_and_earlier_results_stay(tmp_path, monkeypatch):

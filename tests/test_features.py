@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -200,6 +201,22 @@ def test_a_frozen_job_gives_the_same_bytes_twice(workspace):
         features.main()
         train.main()
     assert outputs(folders[0]) == outputs(folders[1])
+
+
+@pytest.mark.parametrize("backbone", ["frozen", "fine_tuned"])
+def test_labels_are_doubted_by_layers_that_never_saw_the_image(workspace, backbone):
+    workspace(model=MODEL | {"backbone": backbone}, train={"epochs": 1})
+    path = Path("data/splits/train.csv")
+    lines = path.read_text().splitlines()
+    for line in (8, 30):  # the header is line 0
+        at, name = lines[line].split(",")
+        lines[line] = f"{at},kind {(int(name[-1]) + 1) % 3}"
+    path.write_text("\n".join([*lines, ""]))
+    features.main()
+    train.main()
+    confidence = np.load("models/label_confidence.npy")
+    assert set(np.argsort(confidence)[:2]) == {7, 29}
+    assert confidence[[7, 29]].max() < 0.3 < np.median(confidence)
 
 
 def test_the_curve_tells_how_many_photos_are_enough(workspace):

@@ -49,9 +49,9 @@ def learner(**values):
 )
 def test_every_optimizer_learns(name, rate):
     made = learner(optimizer={"name": name, "learning_rate": rate, "weight_decay": 0.001})
-    first = float(made.train(batch(), 0, 0)[0])
+    first = float(made.train(batch(), 0, 0).sums[0])
     for step in range(1, 30):
-        last = float(made.train(batch(), 0, step)[0])
+        last = float(made.train(batch(), 0, step).sums[0])
     assert last < 0.7 * first
 
 
@@ -82,7 +82,7 @@ def test_label_smoothing_and_class_weights_are_those_of_keras():
         keras.utils.to_categorical(data.labels, 3), logits, from_logits=True, label_smoothing=0.3
     )
     expected = float(np.sum(loss.numpy() * np.float32([1, 2, 4])[data.labels]))
-    assert float(made.train(data, 0, 0)[0]) == pytest.approx(expected, rel=1e-5)
+    assert float(made.train(data, 0, 0).sums[0]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_sigmoid_has_the_loss_of_binary_crossentropy():
@@ -244,5 +244,5 @@ def test_smaller_images_first():
     made.start_phase()
     made.set_learning_rates(0, 1, 1, 1.0)
     small, whole = (made.train(batch(), 0, 0, size) for size in (2, None))
-    assert float(small[2]) == float(whole[2]) == 12
+    assert float(small.sums[2]) == float(whole.sums[2]) == 12
     assert set(made._steps) == {2, None}

@@ -72,6 +72,7 @@ def test_a_training_writes_model_log_and_variants_and_leaves_no_checkpoint(unint
         "models/augmented.npy",
         *(f"models/epochs/epoch-00{number}.weights.h5" for number in range(1, 5)),
         "models/epochs/saved.csv",
+        "models/label_confidence.npy",
         "models/model.keras",
         "reports/train/learning_curve.csv",
         "reports/train/metrics.json",
@@ -705,5 +706,7 @@ def test_two_devices_train_as_one_does(workspace):
     train.main()
     two = workspace("two", train=settings | {"devices": 2})
     train_in_a_process_of_its_own()
+    confidence = [np.load(folder / "models/label_confidence.npy") for folder in (one, two)]
+    np.testing.assert_allclose(*confidence, rtol=1e-3)
     for a, b in zip(trained_weights(one), trained_weights(two), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)

@@ -14,3 +14,4 @@ class Evaluate(Section):
     coverage: float = Field(0.9, gt=0, lt=1)
     unlike: float = Field(0.01, gt=0, lt=1)
     grad_cam: int = Field(12, ge=0)
+    suspects: int = Field(1000, ge=0)

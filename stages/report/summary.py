@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 
+from stages.files import SUSPECTS
 from stages.metrics.scores import (
     ClassScore,
     Scores,
@@ -69,6 +70,18 @@ def cross_validation(curve: dict[str, np.ndarray]) -> str | None:
     )
 
 
+def suspects_line(scores: dict[str, Scores]) -> str:
+    """How many labels are suspected, by side."""
+    counts = scores.get("suspects", {})
+    shown = ", ".join(f"{count:,.0f} {side}" for side, count in counts.items() if count)
+    if not shown:
+        return "no label is suspected to be wrong"
+    return (
+        f"suspected label errors: {shown}, in {SUSPECTS}; nothing was learned from that, "
+        "and test labels change no training"
+    )
+
+
 def console_summary(results: "Results", times: dict[str, dict[str, float]], page: str) -> str:
     """What a person sees at the end of a run. `times` are sections of timing.json, if known."""
     test = results.scores["test"]
@@ -78,6 +91,7 @@ def console_summary(results: "Results", times: dict[str, dict[str, float]], page
     if line := cross_validation(results.learning_curve):
         lines.append(f"  {line}")
     lines += [f"  {line}" for line in trust_lines(results.scores)]
+    lines.append(f"  {suspects_line(results.scores)}")
     for score in weakest_classes(results.class_scores):
         label = results.classes.index(score.name)
         mistakes = results.confusion[label].copy()

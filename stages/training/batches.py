@@ -30,14 +30,14 @@ class Batch:
 class TrainingImages:
     """The training images: in memory if they take at most `memory_limit` bytes, else streamed.
 
-    `chosen` int64 are positions in `image_set`; the positions used from here on count within
-    them. `shape` is (h, w, c).
+    `chosen` int64 are positions in `image_set`, all if not given; the positions used from here on
+    count within them. `shape` is (h, w, c).
     """
 
     def __init__(self, image_set: ImageSet, memory_limit: float, chosen: np.ndarray | None = None):
         self._pixels, self.shape = image_set.pixels, image_set.dataset.shape
-        self.rows = image_set.rows if chosen is None else image_set.rows[chosen]
-        self.labels = image_set.labels if chosen is None else image_set.labels[chosen]
+        self.chosen = np.arange(len(image_set)) if chosen is None else chosen
+        self.rows, self.labels = image_set.rows[self.chosen], image_set.labels[self.chosen]
         in_memory = len(self.rows) * int(np.prod(self.shape)) <= memory_limit
         self._images = self._pixels.take(self.rows) if in_memory else None
 

@@ -177,7 +177,8 @@ class Job:
         logs.append(lambda rows: each_epoch())
         if self.frozen and self.start:
             timing = Timing(0, None, None, self.fitting)
-            result = Result(self.deployable.net.get_weights(), 0, [self.start], [timing])
+            weights = self.deployable.net.get_weights()
+            result = Result(weights, 0, [self.start], [timing], np.empty(0))
             for write in logs:
                 write(result.rows)
         else:
@@ -267,13 +268,15 @@ class Job:
         plots: Path,
         metrics: Path,
         curve: Path,
+        confidence: Path,
     ) -> None:
         """Write the outputs: folders `epochs` and `plots`, the others are files.
 
         The folders exist and are empty. `epochs` gets the weights of every epoch if
         train.save_epochs, and a list of them: DVC warns of a folder that is empty. `plots` and
         `metrics` are the epoch log. `curve` tells how good a last layer is by the number of
-        photos it was fitted to.
+        photos it was fitted to. `confidence` tells how sure the net was of each training
+        image's class.
         """
         saved = []
         for row in result.rows if self.settings.train.save_epochs else []:
@@ -303,6 +306,22 @@ class Job:
         points = self.head.curve if self.head else []
         rows = [(*point, round(point.right / point.judged, 6)) for point in points]
         write_table(curve, LEARNING_CURVE_COLUMNS, rows)
+        with open(confidence, "wb") as file:
+            np.save(file, self._label_confidence(result))
+
+    def _label_confidence(self, result: Result) -> np.ndarray:
+        """How sure the net was of the class of each image of `train_set`, float32 (n,), 0 to 1; NaN
+        for images that `debug` leaves out.
+
+        Where a last layer was fitted to features that know no labels: by layers that never saw the
+        image. Else on average over the epochs (`stages.training.self_confidence`).
+        """
+        found = result.confidence
+        if self.head:
+            found = self.head.held_out[np.arange(len(self.images)), self.images.labels]
+        out = np.full(len(self.train_set), np.nan, np.float32)
+        out[self.images.chosen] = found
+        return out
 
     def _info(self, result: Result, calibration: Calibration) -> ModelInfo:
         """What travels with the model."""

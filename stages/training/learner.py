@@ -17,6 +17,7 @@ from stages.training.optimizers import (
     make_optimizers,
     schedule_factor,
 )
+from stages.training.self_confidence import label_losses
 
 
 class Scores(NamedTuple):
@@ -39,6 +40,14 @@ class Scores(NamedTuple):
             accuracy=float(right.sum() / count),
             f1_macro=float(np.mean(2 * right[seen] / either[seen])),
         )
+
+
+class Step(NamedTuple):
+    """What a step computed: `sums` float64 (3,): loss, correct, images; and its
+    `label_losses` float32 (n, 2), on several devices one part for each."""
+
+    sums: tf.Tensor
+    label_losses: tf.Tensor
 
 
 class Learner:
@@ -70,7 +79,7 @@ class Learner:
         self.sigmoid = model.output_shape[-1] == 1
         check_groups(settings.optimizer, model.trainable_variables)  # of all phases
         self.groups: list[WeightGroup] = []
-        self._steps: dict[int | None, Callable[..., tf.Tensor]] = {}  # by size of the images
+        self._steps: dict[int | None, Callable[..., Step]] = {}  # by size of the images
         self._evaluate = tf.function(self._evaluation_step, autograph=False)
         self.average: list[tf.Variable] = []  # of `_averaged`, if train.averaging
         if settings.averaging.name != "none":
@@ -105,8 +114,8 @@ class Learner:
         main = max(self.groups, key=lambda g: sum(int(np.prod(w.shape)) for w in g.weights))
         return float(main.current_rate)
 
-    def train(self, batch: Batch, epoch: int, step: int, size: int | None = None) -> tf.Tensor:
-        """Learn from `batch` at `size` pixels a side; sums float64 (3,): loss, correct, images."""
+    def train(self, batch: Batch, epoch: int, step: int, size: int | None = None) -> Step:
+        """Learn from `batch` at `size` pixels a side."""
         if size not in self._steps:
             self._steps[size] = self._compile(size, batch.images.shape[1:])
         count = np.float32(len(batch.index))
@@ -123,14 +132,14 @@ class Learner:
             lambda context: tf.constant(parts[context.replica_id_in_sync_group])
         )
 
-    def _compile(self, size: int | None, shape: tuple[int, ...]) -> Callable[..., tf.Tensor]:
+    def _compile(self, size: int | None, shape: tuple[int, ...]) -> Callable[..., Step]:
         """The step as one graph for batches of any length."""
         strategy = self.strategy
         if strategy:
 
-            def distributed_step(*args: tf.Tensor) -> tf.Tensor:
-                sums = strategy.run(lambda *args: self._step(size, *args), args)
-                return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+            def distributed_step(*args: tf.Tensor) -> Step:
+                sums, found = strategy.run(lambda *args: self._step(size, *args), args)
+                return Step(strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None), found)
 
             return tf.function(distributed_step, autograph=False, reduce_retracing=True)
         signature = [
@@ -152,7 +161,7 @@ class Learner:
         epoch: tf.Tensor,
         step: tf.Tensor,
         count: tf.Tensor,
-    ) -> tf.Tensor:
+    ) -> Step:
         """One step on the images of one device, of `count` on all devices together."""
         targets = tf.one_hot(labels, self.classes)
         if self.augment is not None:
@@ -186,7 +195,12 @@ class Learner:
             group.optimizer.apply([gradients[i] for i in group.positions], group.weights)
         correct = tf.reduce_sum(tf.cast(self._predict(logits) == labels, tf.float64))
         images_seen = tf.cast(tf.shape(labels)[0], tf.float64)
-        return tf.stack([tf.cast(tf.reduce_sum(losses), tf.float64), correct, images_seen])
+        sums = tf.stack([tf.cast(tf.reduce_sum(losses), tf.float64), correct, images_seen])
+        return Step(sums, label_losses(logits, labels, targets))
+
+    def parts(self, value: tf.Tensor) -> list[tf.Tensor]:
+        """That of each device, in the order of the images."""
+        return list(self.strategy.experimental_local_results(value)) if self.strategy else [value]
 
     @property
     def _replicas(self) -> int:

@@ -17,6 +17,7 @@ from stages.training.batches import Prefetcher, TrainingImages, epoch_order
 from stages.training.checkpoint import Checkpoint
 from stages.training.learner import Learner
 from stages.training.log import Profile, Row, Timing, epoch_line, loss_and_accuracy
+from stages.training.self_confidence import SelfConfidence
 
 # Images to judge at a time: at most so many, and at most so many pixels, 41 images of 224x224.
 LARGEST_BATCH_SIZE, LARGEST_BATCH_PIXELS = 512, 2**21
@@ -26,13 +27,15 @@ LARGEST_BATCH_SIZE, LARGEST_BATCH_PIXELS = 512, 2**21
 class Result:
     """The best epoch: its number `best`, its `weights` as `model.get_weights()` orders them.
 
-    `rows` and `timings` are those of all epochs.
+    `rows` and `timings` are those of all epochs; `confidence` float32 (n,), how sure the net
+    was of the class of each training image (`stages.training.self_confidence`).
     """
 
     weights: list[np.ndarray]
     best: int
     rows: list[Row]
     timings: list[Timing]
+    confidence: np.ndarray
 
     @property
     def times(self) -> dict[str, Any]:
@@ -109,6 +112,7 @@ class _Training:
         self.rows: list[Row] = []
         self.timings: list[Timing] = []
         self.best: int | None = None
+        self.confidence = SelfConfidence(len(images))
 
     def run(self) -> Result:
         self._resume()
@@ -132,7 +136,7 @@ class _Training:
                 f"{self.checkpoint.folder} has lost the weights of epoch {best}; run the same "
                 "command again to train afresh"
             )
-        return Result(weights, best, self.rows, self.timings)
+        return Result(weights, best, self.rows, self.timings, self.confidence.mean)
 
     def _one_epoch(self) -> None:
         if self.step == 0 and self.epoch in (0, self.settings.fine_tune.frozen_epochs):
@@ -239,10 +243,11 @@ class _Training:
                 with self.profiler.step():
                     out = learner.train(batch, self.epoch, done, self._size(done / all_steps))
                     learner.update_average(done, all_steps)
-                pending = out if pending is None else pending + out
+                self.confidence.add(batch.index, learner.parts(out.label_losses))
+                pending = out.sums if pending is None else pending + out.sums
                 self.step += 1
                 if clock is None:  # the first step also compiles
-                    self._stop_if_diverged(out.numpy(), untrained=done == 0)
+                    self._stop_if_diverged(out.sums.numpy(), untrained=done == 0)
                     clock, batches.waited = time.perf_counter(), 0.0
                 else:
                     seen += len(batch.index)
@@ -320,7 +325,7 @@ class _Training:
 
     def _save(self, arrays: list[np.ndarray]) -> None:
         self.checkpoint.save(
-            arrays,
+            [*arrays, self.confidence.array],
             {
                 "epoch": self.epoch,
                 "step": self.step,
@@ -352,7 +357,9 @@ class _Training:
         # The optimisers are those of the last epoch that was begun.
         self.epoch = state["epoch"] if state["step"] else state["epoch"] - 1
         self._start_phase()
-        self.learner.restore(saved.arrays)
+        *arrays, confidence = saved.arrays
+        self.learner.restore(arrays)
+        self.confidence.restore(confidence)
         self.epoch, self.step, self.sums = state["epoch"], state["step"], np.array(state["sums"])
         self.timings, self.best = [Timing(*each) for each in state["timings"]], state["best"]
         at = f" and {self.step} steps" if self.step else ""
