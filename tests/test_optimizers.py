@@ -64,7 +64,7 @@ def test_sgd_without_momentum_takes_the_gradient_of_the_mean_loss():
         )
         mean = tf.reduce_mean(loss)
     gradients = tape.gradient(mean, reference.trainable_variables)
-    sums = made.train(data, 0, 0)
+    sums = made.train(data, 0, 0).sums
     assert float(sums[0]) == pytest.approx(float(mean) * 12, rel=1e-5)
     for after, before, gradient in zip(
         made.model.trainable_variables, reference.trainable_variables, gradients, strict=True
