@@ -184,7 +184,8 @@ def test_the_console_ends_with_headline_weakest_classes_and_the_page(
     weakest = sorted(results.class_scores, key=lambda score: score.f1)
     assert lines[1].startswith("  calibration: a confidence is off by ")
     assert lines[2].startswith("  prediction sets: ")
-    for score, line in zip(weakest, lines[3:6], strict=True):
+    assert lines[3].startswith("  suspected label errors: ")
+    for score, line in zip(weakest, lines[4:7], strict=True):
         assert f"weakest: {score.name}: F1 {score.f1:.3f}" in line
-    assert lines[6].startswith("  evaluate: seconds")
+    assert lines[7].startswith("  evaluate: seconds")
     assert lines[-1] == "open reports/report.html"
