@@ -1,6 +1,7 @@
 """plot: pictures of the results, one page to open or send, and a headline."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,13 +10,18 @@ from stages.errors import run
 from stages.files import AUGMENTED, OVERVIEW, PAGE, PLOTS, TIMES
 from stages.metrics.scores import hardest_and_easiest, most_confident_mistakes
 from stages.parameters.whole import Parameters, read_parameters
+from stages.store.names import printable
 from stages.store.outputs import Outputs, made_by, outputs_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
     from stages.report.results import Results
     from stages.store.image_set import ImageSet
+
+GLANCE = 16  # training images in the overview
+NAMED = 10  # class names in the warning on letters that the font lacks
 
 
 def main() -> None:
@@ -29,15 +35,14 @@ def plot(outputs: Outputs) -> str:
     parameters = read_parameters()
     settings = parameters.plot
     # Arrow, matplotlib and Jinja2 take a second to import, a mistake in params.yaml none.
-    from stages.figures.charts import CHARTS
-    from stages.figures.pictures import overview
+    from stages.figures.charts import draw_charts
     from stages.figures.style import save_png, to_svg
     from stages.report.page import render_page
     from stages.report.results import read_results
     from stages.report.summary import console_summary
     from stages.store.model import read_times
 
-    results = read_results()
+    results = read_results(softened=parameters.softened)
     with made_by("train", AUGMENTED):
         augmented = np.load(AUGMENTED)
     mistakes = most_confident_mistakes(results.labels, results.probabilities)
@@ -45,16 +50,16 @@ def plot(outputs: Outputs) -> str:
     overlays = _overlays(results)
 
     folder = outputs.directory(PLOTS)
-    charts = {}
-    for name, draw in CHARTS.items():
-        if figure := draw(results):
-            save_png(figure, folder / f"{name}.png")
-            charts[name] = to_svg(figure)
-    for name, figure in _pictures(results, augmented, samples, mistakes[: settings.mistakes]):
+    figures = draw_charts(results)
+    charts = {name: to_svg(figure) for name, figure in figures.items()}
+    written = _written(results)
+    if written is not results:
+        figures = draw_charts(written)
+    for name, figure in figures.items():
         save_png(figure, folder / f"{name}.png")
-    rows = (("learning_curves", "accuracy_by_photos"), ("samples", "confusion_actual"))
-    glance = overview([[folder / f"{name}.png" for name in row] for row in rows])
-    glance.save(outputs.file(OVERVIEW), "PNG", optimize=True)
+    for name, figure in _pictures(written, augmented, samples, mistakes[: settings.mistakes]):
+        save_png(figure, folder / f"{name}.png")
+    _overview(written, figures).save(outputs.file(OVERVIEW), "PNG", optimize=True)
     page = render_page(
         results,
         parameters.model_dump(),
@@ -67,6 +72,56 @@ def plot(outputs: Outputs) -> str:
         file.writelines(page)
     times = read_times(TIMES, results.sha256)
     return console_summary(results, times, str(PAGE))
+
+
+def _written(results: "Results") -> "Results":
+    """`results` with the names of classes as the font of the pictures can write them."""
+    from stages.figures.style import FONT, written
+
+    names = dict(zip(results.classes, written(results.classes), strict=True))
+    changed = [f"{printable(new)} is {printable(old)}" for old, new in names.items() if new != old]
+    if not changed:
+        return results
+    more = f" and {len(changed) - NAMED:,} more" if len(changed) > NAMED else ""
+    print(
+        f"warning: the font of reports/plots, {FONT}, lacks letters of some class names; there "
+        f"{'; '.join(changed[:NAMED])}{more}. {PAGE} shows them as they are"
+    )
+
+    def renamed(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if "class" not in table:
+            return table
+        return table | {"class": np.array([names.get(name, name) for name in table["class"]])}
+
+    return replace(
+        results,
+        classes=list(names.values()),
+        class_scores=[score._replace(name=names[score.name]) for score in results.class_scores],
+        curves={name: renamed(table) for name, table in results.curves.items()},
+    )
+
+
+def _overview(results: "Results", figures: dict[str, "Figure"]) -> "Image":
+    """How it learned, what the images are, and what was confused: for the top of a README."""
+    from stages.figures.pictures import confusion_matrix, overview, samples
+
+    names, train = results.classes, results.train
+    chosen = _in_turn(train.labels, len(names), GLANCE)
+    images = list(train.pixels.take(train.rows[chosen]))
+    return overview(
+        [
+            # A model without epochs has no learning curves.
+            [
+                figures[name]
+                for name in ("learning_curves", "accuracy_by_photos")
+                if name in figures
+            ],
+            [
+                samples(images, [names[k] for k in train.labels[chosen]]),
+                confusion_matrix(results.confusion, names),
+            ],
+        ]
+    )
 
 
 def _pictures(

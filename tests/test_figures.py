@@ -1,8 +1,10 @@
 """Figures: right for 2 and for 100 classes, no text over other text, the same bytes each time."""
 
 import itertools
+import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -10,9 +12,9 @@ from factory import ROOT, colour_images
 from matplotlib.figure import Figure
 from PIL import Image
 
-from stages.figures import charts, pictures
+from stages.figures import charts, pictures, style
 from stages.figures.pictures import confusion_matrix
-from stages.figures.style import save_png, shortened, to_svg
+from stages.figures.style import DPI, save_png, shortened, to_image, to_svg
 
 LONG = "Yellow-headed Blackbird, juvenile, in flight over $water$"
 
@@ -24,7 +26,7 @@ def class_names(count):
 def illegible(drawn):
     """Texts of a figure that stick out of it, and pairs that are drawn over each other."""
     drawn.draw_without_rendering()
-    texts = [text for legend in drawn.legends for text in legend.get_texts()]
+    texts = [t for legend in drawn.legends for t in (legend.get_title(), *legend.get_texts())]
     for axes in drawn.axes:
         texts += [axes.title, axes._left_title, *axes.texts]
         for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
@@ -92,13 +94,85 @@ def test_classes_without_test_images_have_no_f1_bar():
     assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["cat (7)"]
 
 
+def legend(drawn):
+    return [text.get_text() for entry in drawn.legends for text in entry.get_texts()]
+
+
+def crowded(drawn):
+    """Whether a legend lies over what is drawn."""
+    drawn.draw_without_rendering()
+    boxes = [entry.get_window_extent() for entry in drawn.legends]
+    return any(box.overlaps(axes.get_window_extent()) for box in boxes for axes in drawn.axes)
+
+
 def test_learning_curves_mark_the_chosen_epoch():
     epochs = np.arange(1, 6)
     loss = {"train": (epochs, 1 / epochs), "val": (epochs, 1 / epochs + 0.1 * (epochs - 1))}
     drawn = charts.learning_curves(loss, {}, chosen=3)
     (axes,) = drawn.axes  # no empty one for an accuracy that is not there
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["training (last: 0.2)", "validation (last: 0.6)", "gap", "chosen: epoch 3"]
+    assert axes.get_title(loc="left") == "Loss, last: training 0.2, validation 0.6"
+    assert legend(drawn) == ["training", "validation", "gap", "chosen: epoch 3"]
+    assert not crowded(drawn)
+
+
+def test_a_gap_that_cannot_be_seen_is_neither_shaded_nor_named():
+    epochs = np.arange(1, 21)
+    train = 1 / epochs
+    for val in (train - 0.1, train + 0.001, train + 0.1 * (epochs == 7)):
+        drawn = charts.learning_curves({"train": (epochs, train), "val": (epochs, val)}, {}, None)
+        assert legend(drawn) == ["training", "validation"]
+
+
+def test_a_training_loss_against_softened_labels_is_explained_below_the_curves():
+    epochs = np.arange(1, 4)
+    curve = {"train": (epochs, 2 / epochs), "val": (epochs, 1 / epochs)}
+    drawn = charts.learning_curves(curve, curve, 2, ["train.label_smoothing", "augment.mixup"])
+    note = drawn.legends[0].get_title().get_text()
+    assert "softened by train.label_smoothing, augment.mixup: it may lie above" in note
+    assert not illegible(drawn)
+    assert not crowded(drawn)
+    assert not charts.learning_curves(curve, curve, 2).legends[0].get_title().get_text()
+
+
+@pytest.mark.parametrize(("far", "side"), [(0, 0.05), (0.04, 0.1), (0.2, 0.5), (0.4, 1)])
+def test_curves_of_a_good_classifier_are_shown_where_they_bend(far, side):
+    perfect = np.array([0, 0, 1]), np.array([0, 1, 1])
+    weak = np.array([0, far, 1]), np.array([0, 1 - far, 1])
+    named = {"mean": weak, "cat": perfect}
+    areas = dict.fromkeys(named, 0.9)
+    for drawn, low in (
+        (charts.roc(named, areas, 2), 0),
+        (charts.precision_recall({k: (1 - x, y) for k, (x, y) in named.items()}, areas, 2), 1),
+    ):
+        (axes,) = drawn.axes
+        left, right = axes.get_xlim()
+        bottom, top = axes.get_ylim()
+        assert right - left == pytest.approx(1.08 * side)
+        assert top - bottom == pytest.approx(1.08 * side)
+        assert left < low < right  # the frame is no part of a curve
+        assert bottom < 1 < top
+        said = [text.get_text() for text in axes.texts]
+        assert said == (["Every class is told from the others without a mistake."] * (far == 0))
+        assert not illegible(drawn)
+        assert not crowded(drawn)
+
+
+def test_no_bar_of_the_reliability_is_under_the_legend():
+    low = np.arange(10) / 10
+    drawn = charts.reliability(low, low + 0.1, low + 0.05, 1 - low, np.arange(1, 11), 0.3)
+    assert not crowded(drawn)
+
+
+@pytest.mark.parametrize("photos", [[1, 2], [1, 2, 5, 10, 20, 50, 52], range(1, 60)])
+def test_any_number_of_points_of_accuracy_by_photos_is_legible(photos):
+    photos = np.array(photos, float) * 1000
+    accuracy = np.linspace(0.5, 1, len(photos))
+    drawn = charts.accuracy_by_photos(photos, accuracy, accuracy - 0.1, accuracy)
+    assert not illegible(drawn)
+    assert not crowded(drawn)
+    labels = [label.get_text() for label in drawn.axes[0].get_xticklabels()]
+    assert labels[-1] == f"{photos[-1]:,.0f}"
+    assert len(labels) == len(photos)
 
 
 @pytest.mark.parametrize("epochs", [1, 200])
@@ -129,6 +203,27 @@ def test_no_mistakes_is_said_not_drawn_as_empty_axes():
     assert [text.get_text() for text in drawn.texts] == ["No mistakes on the test images"]
 
 
+def test_names_that_the_font_cannot_write_are_told_apart_by_their_numbers():
+    names = ["cat", "Äpfel Αθήνα Жук", "猫", "犬", "猫 (wild)", "ไก่"]
+    new = style.written(names)
+    assert new[:2] == names[:2]
+    assert new[2:] == ["(class 2)", "(class 3)", "(wild) (class 4)", "(class 5)"]
+
+
+def test_an_overview_keeps_texts_legible_at_the_width_of_a_readme():
+    chart = charts.accuracy_by_photos(*np.array([[1, 2, 5], [0.5, 0.6, 0.7]] + [[0.5] * 3] * 2))
+    grid = pictures.samples(list(colour_images(np.arange(16) % 3)), class_names(16))
+    matrix = confusion_matrix(np.eye(10, dtype=int), [f"class {k}" for k in range(10)])
+    picture = pictures.overview([[chart], [grid, matrix], []])
+    assert picture.width == 1000
+    top = np.asarray(picture)[: to_image(chart).height, 150:-150]
+    assert np.array_equal(top, np.asarray(to_image(chart)))  # not enlarged
+    row = picture.height - to_image(chart).height - pictures.GAP
+    scale = row / max(to_image(drawn).height for drawn in (grid, matrix))
+    sizes = [text.get_fontsize() for drawn in (grid, matrix) for text in drawn.axes[0].texts]
+    assert min(sizes) * DPI / 72 * scale * 0.9 > 8.5  # pixels of a letter, shown 900 wide
+
+
 def test_shortened_names_keep_beginning_and_end():
     assert shortened("abcdefghij", 5) == "ab…ij"
     assert shortened("a\n b", 5) == "a b"
@@ -153,6 +248,32 @@ def test_every_figure_of_a_finished_job_is_there(finished_job):
         *("confusion_actual", "confusion_predicted", "confusion_counts", "mistakes", "extremes"),
         *("grad_cam", "roc", "precision_recall", "reliability", "accuracy_by_epoch"),
     }
+
+
+def test_plot_warns_of_names_that_the_pictures_cannot_show(finished_job, monkeypatch, capsys):
+    from stages import plot
+
+    monkeypatch.chdir(finished_job)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Glyph")  # a box in a picture
+        plot.main()
+    said = (
+        "lacks letters of some class names; there blåu $x$ ** (class 2) is blåu $x$ *猫*. reports"
+    )
+    assert said in capsys.readouterr().out
+    page = (finished_job / "reports/report.html").read_text(encoding="utf-8")
+    assert "blåu $x$ *猫*, AUC" in page
+    assert "(class 2)" not in page
+
+
+def test_without_validation_images_no_epoch_was_chosen(finished_job, tmp_path):
+    from stages.report.results import read_results
+
+    job = tmp_path / "job"
+    shutil.copytree(finished_job, job)
+    assert read_results(job).chosen_epoch
+    shutil.rmtree(job / "reports/train/plots/metrics/val")
+    assert read_results(job).chosen_epoch is None
 
 
 def test_plot_starts_without_tensorflow_and_heavy_libraries():

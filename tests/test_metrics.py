@@ -174,6 +174,15 @@ def test_thinned_curves_keep_the_area(table, area):
     assert sk.auc(x, y) == pytest.approx(roc_auc if area else average_precision, abs=2e-3)
 
 
+def test_precision_and_recall_end_where_every_image_of_the_class_is_found():
+    labels = np.array([0, 0, 1, 1, 1, 1])
+    scored = np.array([0.9, 0.8, 0.7, 0.3, 0.2, 0.1])
+    probabilities = np.column_stack([scored, 1 - scored])
+    _, rows = curves.precision_recall_table(labels, probabilities, ["a", "b"])
+    assert [row[1:] for row in rows if row[0] == "a"] == [(0, 1), (0.5, 1), (1, 1)]
+    assert {row[2] for row in rows if row[0] == curves.MEAN} == {1}
+
+
 def test_with_many_classes_the_weakest_and_the_mean_are_drawn():
     labels, probabilities = predictions(n=4000, classes=40)
     names = [f"class {k}" for k in range(40)]

@@ -1,9 +1,10 @@
 """Charts: learning curves, per-class scores, ROC, precision-recall, reliability, counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
@@ -15,39 +16,49 @@ if TYPE_CHECKING:
 
 Curve = tuple[np.ndarray, np.ndarray]
 BARS = 100  # most classes in a bar chart
+VISIBLE = 0.02  # of the height of a chart: a smaller gap between two curves is not shaded
 
 
 def learning_curves(
-    loss: dict[str, Curve], accuracy: dict[str, Curve], chosen: int | None
+    loss: dict[str, Curve],
+    accuracy: dict[str, Curve],
+    chosen: int | None,
+    softened: Sequence[str] = (),
 ) -> Figure:
     """Loss and accuracy an epoch, `train` and `val` each (epochs, values).
 
-    The chosen epoch is marked; the gap that over-fitting opens is shaded.
+    The chosen epoch is marked, and where over-fitting opens a gap that can be seen, it is shaded.
+    `softened` names the settings by which the labels of training are less certain than those of
+    validation.
     """
-    drawn = figure(10, 3.8)
+    drawn = figure(10, 4)
     panels = [(what, kind) for what, kind in (("Loss", loss), ("Accuracy", accuracy)) if kind]
+    names = {"train": "training", "val": "validation"}
     for axes, (what, curves) in zip(
         drawn.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
-        styles = {"train": (SKY, "o", "training"), "val": (RED, "s", "validation")}
+        styles = {"train": (SKY, "o"), "val": (RED, "s")}
+        last = []
         for side, (epochs, values) in curves.items():
-            colour, marker, label = styles[side]
-            last = f"{100 * values[-1]:.1f} %" if what == "Accuracy" else f"{values[-1]:.3g}"
+            colour, marker = styles[side]
             axes.plot(
                 epochs,
                 values,
                 color=colour,
                 marker=marker if len(epochs) <= 30 else None,
                 markersize=3.5,
-                label=f"{label} (last: {last})",
+                label=names[side],
             )
+            value = f"{100 * values[-1]:.1f} %" if what == "Accuracy" else f"{values[-1]:.3g}"
+            last.append(f"{names[side]} {value}")
         if {"train", "val"} <= curves.keys():
             epochs, train = curves["train"]
             val = np.interp(epochs, *curves["val"])
-            worse = val > train if what == "Loss" else val < train
-            if worse.any():
+            gap = val - train if what == "Loss" else train - val
+            seen = gap > VISIBLE * np.ptp(axes.get_ylim())
+            if (seen[1:] & seen[:-1]).any():
                 axes.fill_between(
-                    epochs, train, val, where=worse, color=RED, alpha=0.12, linewidth=0, label="gap"
+                    epochs, train, val, where=seen, color=RED, alpha=0.12, linewidth=0, label="gap"
                 )
         if chosen is not None:
             axes.axvline(
@@ -55,9 +66,14 @@ def learning_curves(
             )
         if what == "Accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.set(title=what, xlabel="epoch")
+        axes.set_title(f"{what}, last: {', '.join(last)}", fontsize=10)
+        axes.set(xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.legend(fontsize=8)
+    note = (
+        f"The training loss is measured against labels softened by {', '.join(softened)}: "
+        "it may lie above the validation loss."
+    )
+    _legend_below(drawn, note if softened and loss else None)
     return drawn
 
 
@@ -72,7 +88,7 @@ def accuracy_by_epoch(
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set(title="Accuracy on the extra set by epoch", xlabel="epoch", ylabel="accuracy")
-    axes.legend(fontsize=8)
+    _legend_below(drawn)
     return drawn
 
 
@@ -80,13 +96,19 @@ def accuracy_by_photos(
     photos: np.ndarray, accuracy: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> Figure:
     """Accuracy in cross-validation by the number of photos of a class that were learned from, with
-    its 95 % interval; each (points,)."""
+    its 95 % interval; each (points,), `photos` growing."""
     drawn = figure(7, 3.8)
     axes = drawn.subplots()
     axes.fill_between(photos, low, high, color=SKY, alpha=0.35, linewidth=0, label="95 % interval")
     axes.plot(photos, accuracy, color=BLUE, marker="o", markersize=3.5, label="cross-validation")
     axes.set_xscale("log")
-    axes.set_xticks(photos, [f"{number:,.0f}" for number in photos])
+    # From the last point back, a number wherever there is room for it.
+    labels, free = [""] * len(photos), np.inf
+    for at in range(len(photos) - 1, -1, -1):
+        place = np.log(photos[at] / photos[0]) / max(np.log(photos[-1] / photos[0]), 1e-9)
+        if place <= free:
+            labels[at], free = f"{photos[at]:,.0f}", place - 0.1
+    axes.set_xticks(photos, labels)
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -95,7 +117,7 @@ def accuracy_by_photos(
         xlabel="photos of a class to learn from (at most)",
         ylabel="accuracy on the others",
     )
-    axes.legend(fontsize=8, loc="lower right")
+    _legend_below(drawn)
     return drawn
 
 
@@ -127,15 +149,7 @@ def roc(curves: dict[str, Curve], areas: dict[str, float], total: int) -> Figure
     """ROC curves by class; the first is the mean of all `total` classes."""
     drawn = _family(curves, areas, total, "ROC, each class against the rest", "AUC")
     drawn.axes[0].plot([0, 1], [0, 1], color=INK, alpha=0.4, linestyle=":", linewidth=1)
-    x, y = next(iter(curves.values()))
-    # A good classifier's curves all run through the corner: show that part.
-    right = next((w for w in (0.1, 0.25, 0.5) if np.interp(w, x, y) > 0.99), 1)
-    part = "" if right == 1 else f" (left {100 * right:.0f} %)"
-    drawn.axes[0].set(
-        xlim=(-0.01 * right, 1.01 * right),
-        xlabel=f"false positive rate{part}",
-        ylabel="true positive rate",
-    )
+    _show_corner(drawn, curves, 0, ("false positive rate", "true positive rate"))
     return drawn
 
 
@@ -143,7 +157,7 @@ def precision_recall(curves: dict[str, Curve], areas: dict[str, float], total: i
     """Precision-recall curves by class; the first is the mean of all `total` classes."""
     title = "Precision and recall, each class against the rest"
     drawn = _family(curves, areas, total, title, "AP")
-    drawn.axes[0].set(xlabel="recall", ylabel="precision")
+    _show_corner(drawn, curves, 1, ("recall", "precision"))
     return drawn
 
 
@@ -176,7 +190,7 @@ def reliability(
         xlim=(0, 1),
         ylim=(0, 1.02),
     )
-    top.legend(fontsize=8, loc="upper left")
+    _legend_below(drawn)
     bottom.bar(low, count, high - low, align="edge", color=BLUE, edgecolor=INK, linewidth=0.6)
     bottom.set(xlabel="confidence of the prediction", ylabel="images", yscale="log")
     bottom.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -198,11 +212,45 @@ def _family(
             colour = SERIES[(number - 1) % len(SERIES)]
             dash = DASHES[(number - 1) // len(SERIES) % len(DASHES)]
             axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.4, label=label)
-    axes.set(title=title, xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+    axes.set(title=title)
     shown = len(curves) - 1
     heading = f"{shown} weakest of {total} classes" if shown < total else None
     drawn.legend(loc="outside right upper", fontsize=8, title=heading, title_fontsize=8)
     return drawn
+
+
+def _show_corner(
+    drawn: Figure, curves: dict[str, Curve], best: float, labels: tuple[str, str]
+) -> None:
+    """Show the square at the corner of x = `best` and y = 1 in which the curves bend: a good
+    classifier's all run through that corner."""
+    (axes,) = drawn.axes
+    distance = max(float(np.maximum(abs(x - best), 1 - y).min()) for x, y in curves.values())
+    side = next((side for side in (0.05, 0.1, 0.2, 0.5) if 2 * distance <= side), 1)
+    # Room around it, or the curves of a perfect classifier lie on the frame.
+    low, high = (0, side) if best == 0 else (1 - side, 1)
+    axes.set_xlim(low - 0.04 * side, high + 0.04 * side)
+    axes.set_ylim(1 - 1.04 * side, 1 + 0.04 * side)
+    where = "" if side == 1 else f" ({'left' if best == 0 else 'right'} {100 * side:.0f} %)"
+    axes.set_xlabel(labels[0] + where)
+    axes.set_ylabel(labels[1] + ("" if side == 1 else f" (top {100 * side:.0f} %)"))
+    if distance == 0:
+        text = "Every class is told from the others without a mistake."
+        axes.text(sum(axes.get_xlim()) / 2, 1 - side / 2, text, ha="center", va="center")
+
+
+def _legend_below(drawn: Figure, note: str | None = None) -> None:
+    """One legend for all axes, where no curve is, under a `note`."""
+    entries: dict[str, Artist] = {}
+    for axes in drawn.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    drawn.legend(
+        handles=list(entries.values()),
+        loc="outside lower center",
+        ncols=len(entries),
+        title=note,
+    )
 
 
 def _bars(
@@ -249,7 +297,7 @@ def _learning_curves(results: "Results") -> Figure | None:
     }
     if not any(len(epochs) > 1 for curves in history.values() for epochs, _ in curves.values()):
         return None
-    return learning_curves(**history, chosen=results.chosen_epoch)
+    return learning_curves(**history, chosen=results.chosen_epoch, softened=results.softened)
 
 
 def _class_scores(results: "Results") -> Figure:
@@ -316,3 +364,9 @@ CHARTS: dict[str, Callable[["Results"], Figure | None]] = {
     "accuracy_by_epoch": _accuracy_by_epoch,
     "accuracy_by_photos": _accuracy_by_photos,
 }
+
+
+def draw_charts(results: "Results") -> dict[str, Figure]:
+    """Those of `CHARTS` for which there is something to draw."""
+    drawn = {name: draw(results) for name, draw in CHARTS.items()}
+    return {name: figure for name, figure in drawn.items() if figure}

@@ -1,6 +1,5 @@
 """Pictures made of images: grids of samples and mistakes, the confusion matrix, the overview."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
-from stages.figures.style import DPI, INK, RED, figure, resized, shortened
+from stages.figures.style import DPI, INK, RED, figure, resized, shortened, to_image
 
 TILE = 128  # pixels of an image's longer side
 GAP = 10
-LINE = 14  # height of a line of caption
+LINE = 18  # height of a line of caption
 Shown = tuple[np.ndarray, float]  # an image and a probability
-LETTER = 6.2  # mean width of a letter of a caption
-HEADER = 34
+FONT_SIZE = 10  # of captions
+LETTER = 7.8  # mean width of a letter of a caption
+HEADER = 38
 
 
 def image_grid(
@@ -43,10 +43,10 @@ def image_grid(
     across = columns * cell[0] + GAP
     down = HEADER + rows * (cell[1] + above) + GAP // 2
     canvas = np.full(
-        (down, max(across, round(len(title) * LETTER * 1.3) + 2 * GAP), 3), 255, np.uint8
+        (down, max(across, round(len(title) * LETTER * 1.2) + 2 * GAP), 3), 255, np.uint8
     )
     drawn = Figure(figsize=(canvas.shape[1] / DPI, canvas.shape[0] / DPI), facecolor="white")
-    style: dict[str, Any] = {"verticalalignment": "top", "fontsize": 8}
+    style: dict[str, Any] = {"verticalalignment": "top", "fontsize": FONT_SIZE}
     corners = []
     for at, tile in enumerate(tiles):
         x = GAP + at % columns * cell[0]
@@ -56,7 +56,7 @@ def image_grid(
     axes = drawn.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.imshow(canvas, interpolation="none", aspect="auto")
-    axes.text(GAP, 9, title, fontsize=11, verticalalignment="top")
+    axes.text(GAP, 9, title, fontsize=12, verticalalignment="top")
     for (x, y), lines in zip(corners, captions, strict=True):
         for number, line in enumerate(lines):
             axes.text(
@@ -73,7 +73,7 @@ def image_grid(
 
 
 def samples(images: list[np.ndarray], names: list[str]) -> Figure:
-    """Images of every class in turn."""
+    """Images with their classes, as wide as high."""
     columns = min(10, max(1, round(len(images) ** 0.5)))
     return image_grid(images, [[name] for name in names], columns, "Training images")
 
@@ -157,7 +157,7 @@ def confusion_matrix(counts: np.ndarray, classes: list[str], normalise: str = "a
         total = counts.sum(axis=1 if normalise == "actual" else 0, keepdims=True)
         values = counts / np.maximum(total, 1)
     many = len(classes)
-    side = float(np.clip(0.52 * many, 2.6, 8 if many <= ANNOTATED else 11))
+    side = float(np.clip(0.46 * many, 2.6, 8 if many <= ANNOTATED else 11))
     font = 9 if many <= ANNOTATED else float(np.clip(side * 72 / many * 0.72, 3.5, 8))
     length = 24 if many <= 40 else 20
     margin = 0.6 + min(length, max(map(len, classes))) * font * 0.6 / 72
@@ -187,7 +187,7 @@ def confusion_matrix(counts: np.ndarray, classes: list[str], normalise: str = "a
                 else f"{100 * values[i, j]:.1f}".removesuffix(".0")
             )
             colour = "white" if values[i, j] > 0.55 * top else "black"
-            axes.text(j, i, value, ha="center", va="center", color=colour, fontsize=8)
+            axes.text(j, i, value, ha="center", va="center", color=colour, fontsize=font)
     bar = drawn.colorbar(picture, ax=axes, shrink=0.7)
     bar.outline.set_visible(False)
     if normalise != "counts":
@@ -195,31 +195,28 @@ def confusion_matrix(counts: np.ndarray, classes: list[str], normalise: str = "a
     return drawn
 
 
-WIDTH = 1000  # pixels of the overview
+WIDTH = 1000  # pixels of the overview, hardly more than a README gives it: texts stay legible
 
 
-def overview(rows: list[list[Path]]) -> Image.Image:
-    """The picture files in rows; those of a row get one height, each row the same width.
-
-    Files that do not exist are left out: a model without epochs has no learning curves.
-    """
-    existing = [[path for path in row if path.exists()] for row in rows]
-    strips = [_strip([Image.open(path).convert("RGB") for path in row]) for row in existing if row]
+def overview(rows: list[list[Figure]]) -> Image.Image:
+    """The figures in rows; those of a row are reduced alike if they are too wide together."""
+    strips = [_strip([to_image(drawn) for drawn in row]) for row in rows if row]
     canvas = Image.new("RGB", (WIDTH, sum(strip.height + GAP for strip in strips) - GAP), "white")
     top = 0
     for strip in strips:
-        canvas.paste(strip, (0, top))
+        canvas.paste(strip, ((WIDTH - strip.width) // 2, top))
         top += strip.height + GAP
     return canvas
 
 
 def _strip(pictures: list[Image.Image]) -> Image.Image:
-    room = WIDTH - GAP * (len(pictures) - 1)
-    height = round(room / sum(picture.width / picture.height for picture in pictures))
-    strip = Image.new("RGB", (WIDTH, height), "white")
+    gaps = GAP * (len(pictures) - 1)
+    scale = min(1, (WIDTH - gaps) / sum(picture.width for picture in pictures))
+    sizes = [(int(picture.width * scale), int(picture.height * scale)) for picture in pictures]
+    widths, heights = zip(*sizes, strict=True)
+    strip = Image.new("RGB", (sum(widths) + gaps, max(heights)), "white")
     left = 0
-    for picture in pictures:
-        width = round(height * picture.width / picture.height)
-        strip.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (left, 0))
-        left += width + GAP
+    for picture, size in zip(pictures, sizes, strict=True):
+        strip.paste(picture.resize(size, Image.Resampling.LANCZOS), (left, 0))
+        left += size[0] + GAP
     return strip

@@ -4,11 +4,11 @@ import io
 import re
 import warnings
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from PIL import Image
 
 # Okabe and Ito 2008, Color Universal Design: distinguishable with any colour vision.
@@ -25,12 +25,13 @@ SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 DASHES = ("-", "--", ":")
 INK = "#1b1b1c"  # text and axes; `to_svg` turns it into the colour of the page's text
 DPI = 100
+FONT = "DejaVu Sans"  # comes with matplotlib
 
 matplotlib.rcParams.update(
     {
         "figure.dpi": DPI,
         "savefig.dpi": DPI,
-        "font.family": "DejaVu Sans",  # comes with matplotlib
+        "font.family": FONT,
         "font.size": 9,
         "text.color": INK,
         "text.parse_math": False,  # a class may be called $
@@ -59,28 +60,30 @@ def figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def save_png(drawn: Figure, path: Path) -> None:
+def save_png(drawn: Figure, file: Path | io.BytesIO) -> None:
     """Write without the metadata (version of matplotlib) that would change the bytes."""
-    _save(drawn, path, "png", metadata={"Software": None})
+    drawn.savefig(file, format="png", metadata={"Software": None})
 
 
-def _save(drawn: Figure, file: Path | io.StringIO, kind: str, **options: Any) -> None:
-    with warnings.catch_warnings():
-        # A name in a script that DejaVu Sans lacks shows as boxes; the page shows it right.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        drawn.savefig(file, format=kind, **options)
+def to_image(drawn: Figure) -> Image.Image:
+    """The pixels that `save_png` writes."""
+    file = io.BytesIO()
+    save_png(drawn, file)
+    return Image.open(file).convert("RGB")
 
 
 def to_svg(drawn: Figure) -> str:
     """An `<svg>` element to put into a page; takes the page's text colour."""
     file = io.StringIO()
-    _save(
-        drawn,
-        file,
-        "svg",
-        transparent=True,
-        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-    )
+    with warnings.catch_warnings():
+        # The browser finds a font for letters that this one lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        drawn.savefig(
+            file,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -88,6 +91,21 @@ def to_svg(drawn: Figure) -> str:
     return re.sub(
         r'^<svg height="[^"]*"|^<svg', f'<svg style="width: {width}px; max-width: 100%"', text
     )
+
+
+def written(names: list[str]) -> list[str]:
+    """`names` of classes as the font of the PNG files can write them.
+
+    Letters that it lacks are left out and the number of the class, its output of the model, added:
+    boxes look all alike. Fonts of the system would help, but differ from machine to machine.
+    """
+    known = get_font(findfont(FONT)).get_charmap()
+
+    def one(number: int, name: str) -> str:
+        kept = "".join(letter for letter in name if ord(letter) in known or letter.isspace())
+        return name if kept == name else f"{kept} (class {number})".strip()
+
+    return [one(number, name) for number, name in enumerate(names)]
 
 
 def shortened(name: str, length: int) -> str:

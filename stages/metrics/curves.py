@@ -69,12 +69,16 @@ def roc_table(labels: np.ndarray, probabilities: np.ndarray, classes: list[str])
 def precision_recall_table(
     labels: np.ndarray, probabilities: np.ndarray, classes: list[str]
 ) -> Table:
-    """Precision-recall curves, one-vs-rest, long format."""
+    """Precision-recall curves, one-vs-rest, long format.
+
+    They end where everything is found: to ask for less could only add false positives.
+    """
     from sklearn.metrics import precision_recall_curve
 
     def curve(is_class: np.ndarray, scores: np.ndarray) -> Curve:
         precision, recall, _ = precision_recall_curve(is_class, scores)
-        return recall[::-1], precision[::-1]
+        end = len(recall) - int((recall == 1).sum()) + 1  # from recall 0 on
+        return recall[::-1][:end], precision[::-1][:end]
 
     return _curves(curve, labels, probabilities, classes, 1, ["recall", "precision"])
 

@@ -33,6 +33,16 @@ class Parameters(Section):
     evaluate: Evaluate = Evaluate()
     plot: Plot = Plot()
 
+    @property
+    def softened(self) -> list[str]:
+        """The settings that make labels less certain in training than in validation and test."""
+        values = {
+            "train.label_smoothing": self.train.label_smoothing,
+            "augment.mixup": self.augment.mixup,
+            "augment.cutmix": self.augment.cutmix,
+        }
+        return [name for name, value in values.items() if value]
+
 
 def read_parameters(path: str | Path = "params.yaml") -> Parameters:
     """The settings in `path`. Raises `UserError` for a file that is missing or wrong."""

@@ -79,7 +79,7 @@ def render_page(
             chosen_epoch=results.chosen_epoch,
             epochs=_epochs(results),
             monitor=settings["train"]["monitor"],
-            softened=_softened(settings),
+            softened=results.softened,
             floor=_loss_floor(settings["train"]["label_smoothing"], len(classes)),
             summary=[
                 (name, value)
@@ -147,12 +147,6 @@ def _run(results: Results, settings: dict[str, Any]) -> dict[str, str]:
 
 def _epochs(results: Results) -> int:
     return max((int(epochs[-1]) for epochs, _ in results.history.values()), default=0)
-
-
-def _softened(settings: dict[str, Any]) -> list[str]:
-    """Settings that make the labels in training less certain than they are."""
-    names = ("train.label_smoothing", "augment.mixup", "augment.cutmix")
-    return [name for name in names if flatten(settings)[name]]
 
 
 def _loss_floor(smoothing: float, classes: int) -> float:

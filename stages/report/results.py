@@ -48,7 +48,8 @@ class Results:
     classes), rows are actual. `curves` holds the tables of reports/curves by name, each a dict
     of columns. `sha256`, `shape` and `layers` are the model's. `chosen_epoch` is None where nothing
     was chosen: without validation images.
-    `history` holds (epochs, values) by metric, e.g. "val/loss"; `learning_curve` the columns of
+    `history` holds (epochs, values) by metric, e.g. "val/loss"; `softened` names the settings that
+    raise its "train/loss" by labels less certain than they are; `learning_curve` the columns of
     reports/train/learning_curve.csv, perhaps empty. `maps` uint8
     (k, 2, rows, columns) explains the images `explained`, positions in `test`. `map` float32 (n, 2)
     are the test images by principal components of the model's features, if known. `issues` are
@@ -70,6 +71,7 @@ class Results:
     curves: dict[str, dict[str, np.ndarray]]
     history: dict[str, tuple[np.ndarray, np.ndarray]]
     chosen_epoch: int | None
+    softened: list[str]
     learning_curve: dict[str, np.ndarray]
     explained: np.ndarray
     maps: np.ndarray
@@ -96,9 +98,9 @@ class Results:
         return self.probabilities[np.arange(len(self.predicted)), self.predicted]
 
 
-def read_results(folder: Path = Path()) -> Results:
-    """What the stages have left in `folder`, the project's. Raises `UserError` for what is missing
-    or damaged."""
+def read_results(folder: Path = Path(), softened: list[str] | None = None) -> Results:
+    """What the stages have left in `folder`, the project's; `softened` are the settings of this
+    kind. Raises `UserError` for what is missing or damaged."""
     processed, splits, evaluation = folder / PROCESSED, folder / SPLITS, folder / EVALUATION
     sets = {side: load_image_set(processed, splits / f"{side}.csv") for side in SIDES}
     left_out = _left_out(processed, sets)
@@ -165,6 +167,7 @@ def read_results(folder: Path = Path()) -> Results:
         curves=tables,
         history=history,
         chosen_epoch=chosen_epoch,
+        softened=softened or [],
         learning_curve=learning_curve,
         explained=np.array([position[id] for id in explained], int),
         maps=maps,
