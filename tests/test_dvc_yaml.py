@@ -77,7 +77,10 @@ stages/store/outputs.py              download preprocess split features train ev
 stages/store/tables.py               download preprocess split features train evaluate plot
 """
 ONLY_TALKS = {"stages/__init__.py", "stages/errors.py", "stages/progress.py", "stages/quiet.py"}
-TEMPLATES = {"stages/report/page.py": ("page.*",), "stages/report/summary.py": ("*.md.j2",)}
+TEMPLATES = {
+    "stages/report/page.py": ("page.*", "curves.js"),
+    "stages/report/summary.py": ("*.md.j2",),
+}
 
 
 def has_code(path: Path) -> bool:

@@ -111,7 +111,7 @@ def test_learning_curves_mark_the_chosen_epoch():
     drawn = charts.learning_curves(loss, {}, chosen=3)
     (axes,) = drawn.axes  # no empty one for an accuracy that is not there
     assert axes.get_title(loc="left") == "Loss, last: training 0.2, validation 0.6"
-    assert legend(drawn) == ["training", "validation", "gap", "chosen: epoch 3"]
+    assert legend(drawn) == ["training", "validation", "gap", "kept: epoch 3"]
     assert not crowded(drawn)
 
 

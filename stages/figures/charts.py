@@ -62,7 +62,7 @@ def learning_curves(
                 )
         if chosen is not None:
             axes.axvline(
-                chosen, color=INK, linestyle="--", linewidth=1, label=f"chosen: epoch {chosen}"
+                chosen, color=INK, linestyle="--", linewidth=1, label=f"kept: epoch {chosen}"
             )
         if what == "Accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -219,14 +219,19 @@ def _family(
     return drawn
 
 
+def corner(curves: dict[str, Curve], best: float) -> tuple[float, float]:
+    """The side of the square at the corner of x = `best` and y = 1 in which the curves bend, 1 for
+    all of the square, and how far from the corner the last of them passes."""
+    distance = max(float(np.maximum(abs(x - best), 1 - y).min()) for x, y in curves.values())
+    return next((side for side in (0.05, 0.1, 0.2, 0.5) if 2 * distance <= side), 1), distance
+
+
 def _show_corner(
     drawn: Figure, curves: dict[str, Curve], best: float, labels: tuple[str, str]
 ) -> None:
-    """Show the square at the corner of x = `best` and y = 1 in which the curves bend: a good
-    classifier's all run through that corner."""
+    """Show the square in which the curves bend: a good classifier's all run through a corner."""
     (axes,) = drawn.axes
-    distance = max(float(np.maximum(abs(x - best), 1 - y).min()) for x, y in curves.values())
-    side = next((side for side in (0.05, 0.1, 0.2, 0.5) if 2 * distance <= side), 1)
+    side, distance = corner(curves, best)
     # Room around it, or the curves of a perfect classifier lie on the frame.
     low, high = (0, side) if best == 0 else (1 - side, 1)
     axes.set_xlim(low - 0.04 * side, high + 0.04 * side)
@@ -307,30 +312,34 @@ def _class_scores(results: "Results") -> Figure:
 
 
 def _roc(results: "Results") -> Figure | None:
-    drawn = _by_class(results, "roc", "false_positive_rate", "true_positive_rate", "roc_auc")
+    drawn = by_class(results, "roc")
     return roc(*drawn) if drawn else None
 
 
 def _precision_recall(results: "Results") -> Figure | None:
-    drawn = _by_class(results, "precision_recall", "recall", "precision", "average_precision")
+    drawn = by_class(results, "precision_recall")
     return precision_recall(*drawn) if drawn else None
 
 
-def _by_class(
-    results: "Results", table_name: str, x: str, y: str, area: str
+def by_class(
+    results: "Results", table_name: str
 ) -> tuple[dict[str, Curve], dict[str, float], int] | None:
-    """The curves of a table of reports/curves and the areas under them by name, and how many
-    classes there are; None if the table is empty."""
+    """The curves of a table of reports/curves, "roc" or "precision_recall", and the areas under
+    them by name, and how many classes there are; None if the table is empty."""
     table = results.curves[table_name]
+    x, y, area = {
+        "roc": ("false_positive_rate", "true_positive_rate", "roc_auc"),
+        "precision_recall": ("recall", "precision", "average_precision"),
+    }[table_name]
     names = list(dict.fromkeys(table["class"].tolist()))
     if not names:
         return None
-    by_name = {
+    curves = {
         name: (table[x][table["class"] == name], table[y][table["class"] == name]) for name in names
     }
     areas = {score.name: getattr(score, area) for score in results.class_scores}
     mean = float(np.mean([value for value in areas.values() if value is not None]))
-    return by_name, {name: areas.get(name, mean) for name in by_name}, len(results.classes)
+    return curves, {name: areas.get(name, mean) for name in curves}, len(results.classes)
 
 
 def _reliability(results: "Results") -> Figure:
@@ -346,10 +355,15 @@ def _accuracy_by_photos(results: "Results") -> Figure | None:
     curve = results.learning_curve
     if len(curve["photos"]) < 2:
         return None
+    return accuracy_by_photos(curve["photos"], curve["accuracy"], *photo_intervals(curve))
+
+
+def photo_intervals(curve: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high ends, each (points,), of the 95 % intervals of `Results.learning_curve`."""
     counts = zip(curve["right"].astype(int), curve["judged"].astype(int), strict=True)
     shares = [scores.accuracy(int(right), int(judged)) for right, judged in counts]
     low, high = (np.array([each[f"accuracy_{end}"] for each in shares]) for end in ("low", "high"))
-    return accuracy_by_photos(curve["photos"], curve["accuracy"], low, high)
+    return low, high
 
 
 # reports/plots and the page show these, by name; a chart with no place of its own on the page comes

@@ -8,6 +8,7 @@ import jinja2
 import numpy as np
 
 from stages.metrics.scores import base_rate_warning, weakest_classes
+from stages.report.curves import panels
 from stages.report.images import data_uri, facts, gallery, thumbnails
 from stages.report.results import Results
 from stages.report.summary import headline, percent
@@ -16,8 +17,8 @@ from stages.store.names import flatten, printable
 FOLDER = Path(__file__).parent
 # Charts with a place of their own on the page, or in the place of which it has a table.
 PLACED = (
-    *("learning_curves", "accuracy_by_epoch", "roc", "precision_recall", "reliability"),
-    *("class_scores", "class_counts"),
+    *("learning_curves", "accuracy_by_epoch", "accuracy_by_photos"),
+    *("roc", "precision_recall", "reliability", "class_scores", "class_counts"),
 )
 MATRIX = 150  # most classes in the confusion matrix of the page
 PAIRS = 20  # rows of the table of most frequent confusions
@@ -72,6 +73,7 @@ def render_page(
                 for at, wrong, right in explanations
             ],
             charts=charts,
+            curves={name: shown for name, shown in panels(results).items() if name in charts},
             further_charts={name: c for name, c in charts.items() if name not in PLACED},
             layers=results.layers,
             shape=results.shape,
