@@ -23,6 +23,8 @@ from stages.files import (
     INDEX_COLUMNS,
     ISSUES_COLUMNS,
     LABEL_CONFIDENCE,
+    LEARNING_CURVE,
+    LEARNING_CURVE_COLUMNS,
     REJECTS_COLUMNS,
     SPLIT_COLUMNS,
 )
@@ -142,6 +144,7 @@ def write_job(folder: Path, count: int, classes: int) -> None:
     for side, part in {"train": train, "val": none, "test": rows, "extra": none}.items():
         write_table(splits / f"{side}.csv", SPLIT_COLUMNS, part)
     (folder / "reports/train/metrics.json").write_text("{}")
+    write_table(folder / LEARNING_CURVE, LEARNING_CURVE_COLUMNS, [])
     (folder / "reports/data.json").write_text("{}")
     write_table(folder / "reports/data_issues.csv", ISSUES_COLUMNS, [])
     np.save(folder / LABEL_CONFIDENCE, np.full(len(train), 0.9, np.float32))
