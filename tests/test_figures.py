@@ -266,12 +266,17 @@ def test_plot_warns_of_names_that_the_pictures_cannot_show(finished_job, monkeyp
     assert "(class 2)" not in page
 
 
-def test_without_validation_images_no_epoch_was_chosen(finished_job, tmp_path):
+def test_without_validation_images_or_epochs_none_was_chosen(finished_job, tmp_path):
     from stages.report.results import read_results
 
     job = tmp_path / "job"
     shutil.copytree(finished_job, job)
     assert read_results(job).chosen_epoch
+    metrics = job / "reports/train/metrics.json"
+    before = metrics.read_text()
+    metrics.write_text('{"best_epoch": 0, "epochs": 0}')  # the backbone is frozen
+    assert read_results(job).chosen_epoch is None
+    metrics.write_text(before)
     shutil.rmtree(job / "reports/train/plots/metrics/val")
     assert read_results(job).chosen_epoch is None
 

@@ -4,10 +4,7 @@
   const charts = JSON.parse($("curves-data").textContent);
   const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"]; // of style.py
   const NAMED = { training: "#56b4e9", validation: "#d55e00" };
-  const LEFT = 52,
-    RIGHT = 10,
-    TOP = 22,
-    BOTTOM = 40; // pixels around the plot
+  const [LEFT, RIGHT, TOP, BOTTOM] = [52, 10, 22, 40]; // pixels around the plot
   const panels = [];
   let other = {}; // the charts of the run that is laid over
 
@@ -52,7 +49,7 @@
     return ys[k] + ((ys[k + 1] - ys[k]) * (x - xs[k])) / (xs[k + 1] - xs[k]);
   }
 
-  function Panel(spec, figure, number) {
+  function Panel(spec, figure) {
     const { x: across, y: up } = spec;
     const log = across.kind === "log";
     const place = log ? Math.log : (x) => x;
@@ -108,6 +105,11 @@
     const y = (value) => height - ((value - view[2]) / (view[3] - view[2])) * height;
     const unplace = (value) => (log ? Math.exp(value) : value);
 
+    function colour({ name, guide, area }, k) {
+      if (guide) return "var(--soft)";
+      if (area == null) return NAMED[name] ?? COLOURS[0];
+      return k ? COLOURS[(k - 1) % COLOURS.length] : "currentColor"; // the first is the mean
+    }
     // Our lines, then those of the other run: dotted, in the same colours.
     function gather() {
       const theirs = other[figure.dataset.chart]?.find(
@@ -115,17 +117,11 @@
       );
       const mine = spec.lines.map((line, k) => ({
         ...line,
-        colour:
-          NAMED[line.name] ??
-          (spec.lines.length > 2 && k === 0
-            ? "currentColor"
-            : line.name === "ideal"
-              ? "var(--soft)"
-              : COLOURS[(k - (spec.lines.length > 2) + 6) % 6]),
-        dash: line.name === "ideal" ? "1 4" : k > 6 ? "7 3" : "none",
+        colour: colour(line, k),
+        dash: line.guide ? "1 4" : k > 6 ? "7 3" : "none",
       }));
       const laid = (theirs?.lines ?? [])
-        .filter(({ name }) => name !== "ideal")
+        .filter(({ guide }) => !guide)
         .map((line) => ({
           ...line,
           colour: mine.find(({ name }) => name === line.name)?.colour ?? "var(--soft)",
@@ -196,17 +192,17 @@
       svg.style.height = `${tall}px`;
       svg.replaceChildren();
       const frame = draw(svg, "g", { transform: `translate(${LEFT} ${TOP})` });
-      let free = -Infinity;
+      let free = Infinity; // from the last number back, one wherever there is room
       const marksAcross = log
         ? spec.lines[0].x
         : ticks(view[0], view[1], width / 75).filter(
             (v) => across.kind !== "count" || Number.isInteger(v),
           );
-      for (const value of marksAcross) {
+      for (const value of marksAcross.toReversed()) {
         if (x(value) < -1 || x(value) > width + 1) continue;
         draw(frame, "path", { class: "grid", d: `M${x(value)} 0V${height}` });
-        if (x(value) < free) continue;
-        free = x(value) + 44;
+        if (x(value) > free) continue;
+        free = x(value) - 44;
         draw(
           frame,
           "text",
@@ -251,7 +247,7 @@
         if (weight) draw(plot, "path", { class: "line faint", d: path(line.x, line.raw), ...look });
         const bold = line.colour === "currentColor" ? " bold" : "";
         draw(plot, "path", { class: `line${bold}`, d: path(line.x, line.y), ...look });
-        if (spec.snap && line.name !== "ideal" && line.x.length <= 30) {
+        if (spec.snap && !line.guide && line.x.length <= 30) {
           line.x.forEach((value, k) =>
             draw(plot, "circle", { cx: x(value), cy: y(line.y[k]), r: 2.5, fill: line.colour }),
           );
@@ -308,7 +304,7 @@
             if (cursor === null)
               text = line.area == null ? "" : (line.other ? "" : "area ") + line.area.toFixed(4);
             else if (!hidden.has(name)) {
-              const value = at(line, cursor, !spec.snap || name === "ideal");
+              const value = at(line, cursor, !spec.snap || line.guide);
               if (value !== null) {
                 draw(marks, "circle", {
                   cx: x(cursor),
@@ -342,9 +338,7 @@
     const points = () =>
       [
         ...new Set(
-          lines
-            .filter(({ name }) => !hidden.has(name) && name !== "ideal")
-            .flatMap((line) => line.x),
+          lines.filter(({ name, guide }) => !hidden.has(name) && !guide).flatMap((line) => line.x),
         ),
       ]
         .filter((value) => place(value) >= view[0] && place(value) <= view[1])
@@ -463,7 +457,7 @@
     const live = make("div", { className: "live" });
     figure.append(live);
     figure.classList.add("alive");
-    live.append(...specs.map((spec, number) => Panel(spec, figure, number)));
+    live.append(...specs.map((spec) => Panel(spec, figure)));
     let before = 0;
     const fit = () => {
       if (live.clientWidth === before || !live.clientWidth) return;

@@ -18,9 +18,10 @@ def panels(results: Results) -> dict[str, list[Panel]]:
 
     A panel has a `title`, axes `x` and `y` (`label`; `kind`: share, count, number, or for x log),
     and `lines`: `name`, `x`, `y`, and for some `low` and `high`, the ends of a 95 % interval,
-    and `n`, a number of images. `snap`: values are read where there are points, not between them;
-    `smooth`: lines may be smoothed; `view`: what is shown at first, left, right, bottom and top;
-    `kept`: the epoch whose weights the model has.
+    `n`, a number of images, `area`, that under the line, or `guide`: it shows what would be ideal.
+    `snap`: values are read where there are points, not between them; `smooth`: lines may be
+    smoothed; `view`: what is shown at first, left, right, bottom and top; `kept`: the epoch whose
+    weights the model has.
     """
     drawn = {
         "learning_curves": _history(results),
@@ -115,6 +116,7 @@ def _reliability(results: Results) -> list[Panel]:
     bins = results.curves["reliability"]
     right = np.rint(bins["accuracy"] * bins["count"]).astype(int)
     found = [accuracy(int(r), int(n)) for r, n in zip(right, bins["count"], strict=True)]
+    guide = _line("ideal", np.array([0, 1]), np.array([0, 1])) | {"guide": True}
     line = _line(
         "accuracy",
         bins["confidence"],
@@ -128,7 +130,7 @@ def _reliability(results: Results) -> list[Panel]:
             "title": f"Reliability: mean gap {100 * results.scores['test']['ece']:.1f} %",
             "x": {"label": "confidence of the prediction", "kind": "share"},
             "y": {"label": "accuracy", "kind": "share"},
-            "lines": [line, _line("ideal", np.array([0, 1]), np.array([0, 1]))],
+            "lines": [line, guide],
             "snap": True,
             "view": [0, 1, 0, 1],
         }

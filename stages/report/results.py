@@ -47,7 +47,7 @@ class Results:
     `counts` int (classes,) is the number of images by side; `confusion` int (classes,
     classes), rows are actual. `curves` holds the tables of reports/curves by name, each a dict
     of columns. `sha256`, `shape` and `layers` are the model's. `chosen_epoch` is None where nothing
-    was chosen: without validation images.
+    was chosen: without validation images or epochs.
     `history` holds (epochs, values) by metric, e.g. "val/loss"; `softened` names the settings that
     raise its "train/loss" by labels less certain than they are; `learning_curve` the columns of
     reports/train/learning_curve.csv, perhaps empty. `maps` uint8
@@ -138,7 +138,7 @@ def read_results(folder: Path = Path(), softened: list[str] | None = None) -> Re
         history = _read_history(folder / LOG / "plots" / "metrics")
         validated = any(name.startswith("val/") for name in history)
         last = _read_json(folder / LOG / "metrics.json")
-        chosen_epoch = last.get("best_epoch") if validated else None
+        chosen_epoch = last.get("best_epoch") if validated and last.get("epochs") != 0 else None
     with made_by("train", folder / LEARNING_CURVE):
         learning_curve = _read_columns(folder / LEARNING_CURVE)
         if set(learning_curve) != set(LEARNING_CURVE_COLUMNS):
