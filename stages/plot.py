@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +36,7 @@ def plot(outputs: Outputs) -> str:
     parameters = read_parameters()
     settings = parameters.plot
     # Arrow, matplotlib and Jinja2 take a second to import, a mistake in params.yaml none.
-    from stages.figures.charts import draw_charts
+    from stages.figures.charts import CHARTS
     from stages.figures.style import save_png, to_svg
     from stages.report.page import render_page
     from stages.report.results import read_results
@@ -50,16 +51,16 @@ def plot(outputs: Outputs) -> str:
     overlays = _overlays(results)
 
     folder = outputs.directory(PLOTS)
-    figures = draw_charts(results)
-    charts = {name: to_svg(figure) for name, figure in figures.items()}
     written = _written(results)
-    if written is not results:
-        figures = draw_charts(written)
-    for name, figure in figures.items():
-        save_png(figure, folder / f"{name}.png")
+    charts = {}
+    for name, draw in CHARTS.items():
+        if chart := draw(results):
+            charts[name] = to_svg(chart)
+        if drawn := chart if written is results else draw(written):
+            save_png(drawn, folder / f"{name}.png")
     for name, figure in _pictures(written, augmented, samples, mistakes[: settings.mistakes]):
         save_png(figure, folder / f"{name}.png")
-    _overview(written, figures).save(outputs.file(OVERVIEW), "PNG", optimize=True)
+    _overview(written, folder).save(outputs.file(OVERVIEW), "PNG", optimize=True)
     page = render_page(
         results,
         parameters.model_dump(),
@@ -101,25 +102,24 @@ def _written(results: "Results") -> "Results":
     )
 
 
-def _overview(results: "Results", figures: dict[str, "Figure"]) -> "Image":
+def _overview(results: "Results", plots: Path) -> "Image":
     """How it learned, what the images are, and what was confused: for the top of a README."""
-    from stages.figures.pictures import confusion_matrix, overview, samples
+    from PIL import Image
 
-    names, train = results.classes, results.train
-    chosen = _in_turn(train.labels, len(names), GLANCE)
-    images = list(train.pixels.take(train.rows[chosen]))
+    from stages.figures.pictures import overview, samples
+    from stages.figures.style import to_image
+
+    train = results.train
+    chosen = _in_turn(train.labels, len(results.classes), GLANCE)
+    names = [results.classes[k] for k in train.labels[chosen]]
+    few = samples(list(train.pixels.take(train.rows[chosen])), names)
+    # A model without epochs has no learning curves.
+    learned = [plots / f"{name}.png" for name in ("learning_curves", "accuracy_by_photos")]
+    confused = Image.open(plots / "confusion_actual.png").convert("RGB")
     return overview(
         [
-            # A model without epochs has no learning curves.
-            [
-                figures[name]
-                for name in ("learning_curves", "accuracy_by_photos")
-                if name in figures
-            ],
-            [
-                samples(images, [names[k] for k in train.labels[chosen]]),
-                confusion_matrix(results.confusion, names),
-            ],
+            [Image.open(path).convert("RGB") for path in learned if path.exists()],
+            [to_image(few), confused],
         ]
     )
 

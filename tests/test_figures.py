@@ -214,7 +214,7 @@ def test_an_overview_keeps_texts_legible_at_the_width_of_a_readme():
     chart = charts.accuracy_by_photos(*np.array([[1, 2, 5], [0.5, 0.6, 0.7]] + [[0.5] * 3] * 2))
     grid = pictures.samples(list(colour_images(np.arange(16) % 3)), class_names(16))
     matrix = confusion_matrix(np.eye(10, dtype=int), [f"class {k}" for k in range(10)])
-    picture = pictures.overview([[chart], [grid, matrix], []])
+    picture = pictures.overview([[to_image(chart)], [to_image(grid), to_image(matrix)], []])
     assert picture.width == 1000
     top = np.asarray(picture)[: to_image(chart).height, 150:-150]
     assert np.array_equal(top, np.asarray(to_image(chart)))  # not enlarged

@@ -378,9 +378,3 @@ CHARTS: dict[str, Callable[["Results"], Figure | None]] = {
     "accuracy_by_epoch": _accuracy_by_epoch,
     "accuracy_by_photos": _accuracy_by_photos,
 }
-
-
-def draw_charts(results: "Results") -> dict[str, Figure]:
-    """Those of `CHARTS` for which there is something to draw."""
-    drawn = {name: draw(results) for name, draw in CHARTS.items()}
-    return {name: figure for name, figure in drawn.items() if figure}

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
-from stages.figures.style import DPI, INK, RED, figure, resized, shortened, to_image
+from stages.figures.style import DPI, INK, RED, figure, resized, shortened
 
 TILE = 128  # pixels of an image's longer side
 GAP = 10
@@ -198,9 +198,9 @@ def confusion_matrix(counts: np.ndarray, classes: list[str], normalise: str = "a
 WIDTH = 1000  # pixels of the overview, hardly more than a README gives it: texts stay legible
 
 
-def overview(rows: list[list[Figure]]) -> Image.Image:
-    """The figures in rows; those of a row are reduced alike if they are too wide together."""
-    strips = [_strip([to_image(drawn) for drawn in row]) for row in rows if row]
+def overview(rows: list[list[Image.Image]]) -> Image.Image:
+    """The pictures in rows; those of a row are reduced alike if they are too wide together."""
+    strips = [_strip(row) for row in rows if row]
     canvas = Image.new("RGB", (WIDTH, sum(strip.height + GAP for strip in strips) - GAP), "white")
     top = 0
     for strip in strips:

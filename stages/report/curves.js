@@ -49,6 +49,12 @@
     return ys[k] + ((ys[k + 1] - ys[k]) * (x - xs[k])) / (xs[k + 1] - xs[k]);
   }
 
+  // The ends of the 95 % intervals of shares of so many images.
+  function intervals({ y, n }) {
+    const ends = y.map((share, k) => wilson(share * n[k], n[k]));
+    return { low: ends.map(([low]) => low), high: ends.map(([, high]) => high) };
+  }
+
   function Panel(spec, figure) {
     const { x: across, y: up } = spec;
     const log = across.kind === "log";
@@ -130,6 +136,7 @@
         }));
       lines = [...mine, ...laid].map((line) => ({
         ...line,
+        ...(line.n && intervals(line)),
         y: smoothed(line.y, weight),
         raw: line.y,
       }));

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from stages.figures.charts import by_class, corner, photo_intervals
-from stages.metrics.scores import accuracy
 from stages.report.results import Results
 from stages.store.names import printable
 
@@ -18,10 +17,10 @@ def panels(results: Results) -> dict[str, list[Panel]]:
 
     A panel has a `title`, axes `x` and `y` (`label`; `kind`: share, count, number, or for x log),
     and `lines`: `name`, `x`, `y`, and for some `low` and `high`, the ends of a 95 % interval,
-    `n`, a number of images, `area`, that under the line, or `guide`: it shows what would be ideal.
-    `snap`: values are read where there are points, not between them; `smooth`: lines may be
-    smoothed; `view`: what is shown at first, left, right, bottom and top; `kept`: the epoch whose
-    weights the model has.
+    `n`, a number of images of which `y` is a share, `area`, that under the line, or `guide`: it
+    shows what would be ideal. `snap`: values are read where there are points, not between them;
+    `smooth`: lines may be smoothed; `view`: what is shown at first, left, right, bottom and top;
+    `kept`: the epoch whose weights the model has.
     """
     drawn = {
         "learning_curves": _history(results),
@@ -114,17 +113,8 @@ def _by_class(results: Results, table: str, best: int, labels: tuple[str, str]) 
 
 def _reliability(results: Results) -> list[Panel]:
     bins = results.curves["reliability"]
-    right = np.rint(bins["accuracy"] * bins["count"]).astype(int)
-    found = [accuracy(int(r), int(n)) for r, n in zip(right, bins["count"], strict=True)]
     guide = _line("ideal", np.array([0, 1]), np.array([0, 1])) | {"guide": True}
-    line = _line(
-        "accuracy",
-        bins["confidence"],
-        bins["accuracy"],
-        low=np.array([each["accuracy_low"] for each in found]),
-        high=np.array([each["accuracy_high"] for each in found]),
-        n=bins["count"],
-    )
+    line = _line("accuracy", bins["confidence"], bins["accuracy"], n=bins["count"])
     return [
         {
             "title": f"Reliability: mean gap {100 * results.scores['test']['ece']:.1f} %",
