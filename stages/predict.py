@@ -76,10 +76,9 @@ def main() -> int:
 
     def classify(chosen: list[Input]) -> Iterator[tuple[Batch, "Seen"]]:
         batches = load(chosen, info.preprocess, batch_size)
-        return _classify(options.model, reference, tta, batches)
+        unjudged = not judgement and not options.tta
+        return _classify(options.model, reference, tta, batches, unjudged)
 
-    if not judgement and not options.tta:
-        _print_unjudged(options.model)
     if options.drift:
         return _print_drift(inputs, classify(inputs), info, reference, options.output or PAGE)
     if options.next:
@@ -243,12 +242,14 @@ def _print_unjudged(model: Path) -> None:
 
 
 def _classify(
-    path: Path, reference: Reference | None, tta: str, batches: Iterator[Batch]
+    path: Path, reference: Reference | None, tta: str, batches: Iterator[Batch], unjudged: bool
 ) -> Iterator[tuple[Batch, "Seen"]]:
-    """Yield each batch with what the model makes of its images."""
+    """Yield each batch with what the model makes of its images; say it if it is `unjudged`."""
     import stages.quiet  # noqa: F401  TensorFlow takes seconds, hence after all else is checked
 
     model, _ = load_model(path)
+    if unjudged:
+        _print_unjudged(path)
     from stages.inference.fold import folded
     from stages.inference.probabilities import Seen, observer
 
