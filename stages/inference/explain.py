@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from stages.store.image_set import ImageSet
+
 TINY = 1e-37  # about the smallest float32, so that almost no confidence hides the others
 
 
@@ -56,6 +58,35 @@ def grad_cam(
     maps = np.nan_to_num(np.maximum((weights * activations).sum(axis=-1), 0))
     peaks = maps.max(axis=(1, 2), keepdims=True)
     return np.round(255 * maps / np.where(peaks > 0, peaks, 1)).astype(np.uint8)
+
+
+def explain(
+    model: keras.Model,
+    test: ImageSet,
+    chosen: np.ndarray,
+    predicted: np.ndarray,
+    batch_size: int,
+) -> np.ndarray:
+    """Grad-CAM uint8 (n, 2, rows, columns) of the `chosen` images.
+
+    First for the predicted class, then for the actual one; empty for a model without
+    convolutions.
+    """
+    layer = last_convolution(model)
+    if layer is None or not len(chosen):
+        return np.zeros((0, 2, 1, 1), np.uint8)
+    pixels = test.pixels.take(test.rows[chosen])
+    size = min(batch_size, 16)
+    both = [
+        np.concatenate(
+            [
+                grad_cam(model, layer, pixels[at : at + size], targets[at : at + size])
+                for at in range(0, len(chosen), size)
+            ]
+        )
+        for targets in (predicted[chosen], test.labels[chosen])
+    ]
+    return np.stack(both, axis=1)
 
 
 @contextmanager

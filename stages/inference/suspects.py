@@ -11,11 +11,18 @@ For people to look at: nothing is learned from it. Test labels change no trainin
 one by hand mends the yardstick, not the model.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
+from stages.inference.probabilities import Seen, observer
 from stages.inference.trust import directions
+from stages.store.features import PLAIN, read_embedding, read_features
+from stages.store.image_set import ImageSet
+from stages.store.names import cell, path_cell
+from stages.store.outputs import made_by
 
 # The share of the usual self-confidence, itself between 0 and 1, below which an image is a suspect:
 # where the model is usually certain of a class, less than half as sure is suspicious; where it is
@@ -101,3 +108,64 @@ def nearest(
         if len(those):
             out[at] = those[(features[at] @ others[those].T).argmax(axis=1)]
     return out
+
+
+def describe(
+    model: keras.Model,
+    sets: dict[str, ImageSet],
+    found: list[Suspect],
+    features_folder: Path,
+    most: int,
+    batch_size: int,
+) -> list[tuple]:
+    """The rows of reports/label_suspects.csv: `most` at most of the suspects `found` in `sets`.
+
+    Each with the class that `model` suggests and the nearest training images of both classes, by
+    the features in `features_folder` if there are any, else by those of `model`.
+    """
+    listed, train = found[:most], sets["train"]
+    if not listed:
+        return []
+    names, size = train.dataset.classes, batch_size
+    images = [(sets[suspect.side], suspect.position) for suspect in listed]
+    rows = np.array([of.rows[at] for of, at in images])
+    given = np.array([of.labels[at] for of, at in images])
+    observe = observer(model)
+
+    def look(rows: np.ndarray) -> Seen:
+        starts = range(0, len(rows), size)
+        parts = [observe(train.pixels.take(rows[start : start + size])) for start in starts]
+        return Seen(*map(np.concatenate, zip(*parts, strict=True)))
+
+    probabilities, features, _ = look(rows)
+    better = suggested(given, probabilities)
+    wrong = [suspect.position for suspect in found if suspect.side == "train"]
+    others = candidates(train.labels, np.union1d(given, better), wrong)
+    with made_by("features", features_folder):
+        if read_embedding(features_folder):  # then they are there
+            both = np.concatenate([rows, train.rows[others]])
+            embedded = read_features(features_folder, train.pixels.starts, both, PLAIN)
+            features, compared = embedded[: len(rows)], embedded[len(rows) :]
+        else:
+            compared = look(train.rows[others]).features if len(others) else features[:0]
+    neighbours = [
+        ["" if at < 0 else train.ids[others[at]] for at in found.tolist()]
+        for found in (
+            nearest(features, classes, compared, train.labels[others])
+            for classes in (given, better)
+        )
+    ]
+    return [
+        (
+            of.ids[at],
+            path_cell(of.paths[at]),
+            cell(names[given[number]]),
+            cell(names[better[number]]),
+            suspect.side,
+            f"{suspect.score:.4f}",
+            *near,
+        )
+        for number, (suspect, (of, at), *near) in enumerate(
+            zip(listed, images, *neighbours, strict=True)
+        )
+    ]
