@@ -43,7 +43,9 @@ def plot(outputs: Outputs) -> str:
     from stages.report.summary import console_summary
     from stages.store.model import read_times
 
-    results = read_results(softened=parameters.softened)
+    results = read_results(
+        corrections=parameters.download.corrections, softened=parameters.softened
+    )
     with made_by("train", AUGMENTED):
         augmented = np.load(AUGMENTED)
     mistakes = most_confident_mistakes(results.labels, results.probabilities)

@@ -67,7 +67,7 @@ stages/files.py                      download preprocess split features train ev
 stages/store/features.py             features train evaluate
 stages/store/archives.py             download preprocess
 stages/store/blobs.py                download preprocess split features train evaluate plot
-stages/store/corrections.py          preprocess
+stages/store/corrections.py          preprocess plot
 stages/store/raw.py                  download preprocess
 stages/store/processed.py            preprocess split features train evaluate plot
 stages/store/image_set.py            features train evaluate plot

@@ -7,15 +7,19 @@ import shutil
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from factory import COLOUR_CLASSES
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from stages.files import ISSUES_COLUMNS
+from stages.files import ISSUES_COLUMNS, SUSPECTS_COLUMNS
+from stages.store.tables import read_table, write_table
 
 RED, GREEN, BLUE = COLOUR_CLASSES
+RED_FOLDER = RED.replace("/", "_")
+ODD = f"01{7:014x}"  # a correction of it makes a class that is not there yet
 
 
 @pytest.fixture
@@ -26,6 +30,15 @@ def page(browser, finished_job):
     yield browser
     errors = [entry["message"] for entry in browser.get_log("browser")]
     assert not errors
+
+
+def rendered(folder, size=10**6):
+    from stages.parameters.whole import Parameters
+    from stages.report.page import render_page
+    from stages.report.results import read_results
+
+    settings = Parameters().model_dump()
+    return "".join(render_page(read_results(folder), settings, settings, {}, [], size))
 
 
 def texts(page, selector):
@@ -393,8 +406,13 @@ def other_job(finished_job, tmp_path_factory):
     np.save(folder / "reports/evaluation/map.npy", np.stack([corners, corners**2], axis=1))
     np.save(folder / "reports/evaluation/unlike.npy", 1 - corners)
     scores = json.loads((folder / "reports/scores.json").read_text(encoding="utf-8"))
-    scores["trust"] = {"unlike": 2 / 90, "unlike_asked": 0.01}
+    scores["trust"] |= {"unlike": 2 / 90, "unlike_asked": 0.01, "unlike_threshold": 0.75}
     (folder / "reports/scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    judged = read_table(folder / "reports/predictions.csv").to_pylist()
+    for at, row in enumerate(judged):
+        row["unlike"] = "yes" if at < 2 else "no"
+    rows = [row.values() for row in judged]
+    write_table(folder / "reports/predictions.csv", judged[0].keys(), rows)
     header = ",".join(ISSUES_COLUMNS)
     test, train, val = (f"{number:02x}{3:014x}" for number in (2, 0, 1))
     lines = [
@@ -404,6 +422,22 @@ def other_job(finished_job, tmp_path_factory):
     ]
     issues = "\n".join([header, *lines, ""])
     (folder / "reports/data_issues.csv").write_text(issues, encoding="utf-8")
+    index = (folder / "data/processed/index.csv").read_text(encoding="utf-8")
+    odd = next(line for line in index.splitlines() if line.startswith(f"01{4:014x}"))
+    changed = odd.replace(next(csv.reader([odd]))[1].replace('"', '""'), '=1+1, ""é\n"" 猫.jpg')
+    index = index.replace(odd, changed)
+    (folder / "data/processed/index.csv").write_text(index, encoding="utf-8")
+    suspects = [
+        (f"00{3:014x}", "", RED, BLUE, "train", "0.0125", f"00{6:014x}", f"00{2:014x}"),
+        (f"02{5:014x}", "", BLUE, GREEN, "test", "0.2000", f"00{5:014x}", f"00{4:014x}"),
+        (f"02{4:014x}", "", GREEN, RED, "test", "0.3000", f"00{4:014x}", ""),
+    ]
+    write_table(folder / "reports/label_suspects.csv", SUSPECTS_COLUMNS, suspects)
+    known = [["0" * 16, "-", "Ann"], [ODD, "new:wolf", ""], [f"02{5:014x}", BLUE, ""]]
+    write_table(folder / "data/corrections.csv", ("id", "label", "who"), known)
+    data = json.loads((folder / "reports/data.json").read_text())
+    data["corrections"] = {"relabelled": 12, "removed": 3, "unmatched": 0, "moved": 0}
+    (folder / "reports/data.json").write_text(json.dumps(data))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         plot.main()
@@ -414,7 +448,9 @@ def other_job(finished_job, tmp_path_factory):
 def other_page(browser, other_job):
     browser.set_window_size(1200, 900)
     browser.get((other_job / "reports/report.html").as_uri())
+    browser.execute_script("localStorage.clear(); location.reload()")
     yield browser
+    browser.execute_script("localStorage.clear()")
     assert not [entry["message"] for entry in browser.get_log("browser")]
 
 
@@ -480,6 +516,223 @@ def test_what_evaluate_says_of_other_images_is_an_error(other_job, tmp_path, nam
         read_results(tmp_path / "job")
 
 
+# Suspected label errors, and how they are mended.
+
+
+@pytest.fixture
+def downloads(other_page, tmp_path):
+    """Where the browser puts what it is told to save."""
+    folder = tmp_path / "downloads"
+    behaviour = {"behavior": "allow", "downloadPath": str(folder)}
+    other_page.execute_cdp_cmd("Page.setDownloadBehavior", behaviour)
+    return folder
+
+
+def saved_table(page, downloads):
+    page.find_element(By.ID, "corrections-save").click()
+    path = downloads / "corrections.csv"
+    WebDriverWait(page, 5).until(lambda _: path.exists())
+    return path
+
+
+def counted(page):
+    return page.find_element(By.ID, "corrections-count").text
+
+
+def suspect_cards(page):
+    return page.find_elements(By.CSS_SELECTOR, "#cards .card")
+
+
+def decide(where, name):
+    where.find_element(By.CSS_SELECTOR, f"[data-decide='{name}']").click()
+
+
+def find_image(page, path):
+    page.find_element(By.ID, "everything").click()
+    page.find_element(By.NAME, "path").send_keys(path)
+    return tiles(page)[0]
+
+
+def test_a_suspect_is_shown_with_both_classes_and_the_nearest_of_each(other_page):
+    first, second, third = suspect_cards(other_page)
+    text = re.sub(r"\s+", " ", first.text)
+    assert text.startswith(f"Given {RED}, suggested {BLUE} (train, score 0.0125) suspect ")
+    titles = first.find_elements(By.CSS_SELECTOR, ".triple > div > span")
+    assert [title.text for title in titles] == ["suspect", f"nearest {RED}", f"nearest {BLUE}"]
+    pictures = first.find_elements(By.TAG_NAME, "img")
+    assert [picture.get_property("naturalWidth") for picture in pictures] == [16] * 3
+    assert len(third.find_elements(By.TAG_NAME, "img")) == 2  # of one class there is no neighbour
+    said = other_page.find_element(By.ID, "suspects").text
+    assert "Test labels are never used to change training." in said
+    assert "data/corrections.csv" in said
+    assert "dvc repro" in said
+
+
+def test_labels_are_mended_by_click_and_by_key_and_saved_as_the_pipelines_table(
+    other_page, other_job, downloads, monkeypatch
+):
+    from stages.files import MANIFEST_COLUMNS
+    from stages.store.corrections import correct, read_corrections
+
+    first, second, third = suspect_cards(other_page)
+    decide(first, "relabel")
+    first.send_keys(Keys.ARROW_RIGHT)
+    assert focused(other_page) == second
+    second.send_keys("k")
+    second.send_keys(Keys.ARROW_RIGHT)
+    assert focused(other_page) == third
+    third.send_keys("x")
+    assert counted(other_page) == (
+        "1 label to correct, 1 image to remove, 1 label kept; 3 of 3 suspects looked at."
+    )
+    assert first.find_element(By.CLASS_NAME, "choice").text == f"{RED} becomes {BLUE}"
+    for name in (GREEN, BLUE):
+        Select(first.find_element(By.TAG_NAME, "select")).select_by_value(name)
+        assert first.find_element(By.CLASS_NAME, "choice").text == f"{RED} becomes {name}"
+
+    path = saved_table(other_page, downloads)
+    header, *rows = csv.reader(path.open(encoding="utf-8", newline=""))
+    assert header == ["id", "label", "who", "path", "note"]  # what the table has stays
+    assert rows[:2] == [["0" * 16, "-", "Ann", "", ""], [ODD, "new:wolf", "", "", ""]]
+    assert [f"00{3:014x}", BLUE, "", f"{RED_FOLDER}/train 3.jpg", f"was {RED}"] in rows
+
+    lines, new = read_corrections(path)
+    assert new == {"wolf"}
+    index = (other_job / "data/processed/index.csv").open(encoding="utf-8", newline="")
+    images = [[row.get(name, "") for name in MANIFEST_COLUMNS] for row in csv.DictReader(index)]
+    columns = dict(zip(MANIFEST_COLUMNS, zip(*images, strict=True), strict=True))
+    _, corrected = correct(pa.table(columns), lines, new, "the table")
+    assert (corrected.relabelled, corrected.removed, corrected.moved) == (2, 2, 0)
+
+
+def test_choices_outlive_a_reload_and_can_be_taken_back(other_page):
+    decide(suspect_cards(other_page)[0], "relabel")
+    suspect_cards(other_page)[1].send_keys("x")
+    other_page.refresh()
+    assert counted(other_page).startswith("1 label to correct, 1 image to remove;")
+    suspect_cards(other_page)[0].send_keys("r")  # once more takes it back
+    assert counted(other_page).startswith("1 image to remove;")
+    pressed = "[aria-pressed='true']"
+    assert len(other_page.find_elements(By.CSS_SELECTOR, f"#cards {pressed}")) == 1
+    other_page.find_element(By.ID, "corrections-drop").click()
+    other_page.switch_to.alert.accept()
+    assert not other_page.find_element(By.ID, "corrections").is_displayed()
+    other_page.refresh()
+    assert not other_page.find_elements(By.CSS_SELECTOR, pressed)
+
+
+def test_any_image_is_mended_where_it_is_enlarged(other_page, downloads):
+    find_image(other_page, "=1+1").click()
+    viewer = other_page.find_element(By.ID, "viewer")
+    focused(other_page).send_keys("r")  # nothing is suggested: a class must be chosen
+    select = focused(other_page)
+    assert select.tag_name == "select"
+    path = other_page.find_element(By.ID, "viewer-path").text
+    select.send_keys("bl")
+    select.send_keys(Keys.ARROW_LEFT, Keys.ARROW_RIGHT)  # of the select, not to another image
+    assert other_page.find_element(By.ID, "viewer-path").text == path
+    assert f"becomes {BLUE}" in viewer.text
+    viewer.send_keys(Keys.ESCAPE)
+    assert f"becomes {BLUE}" in tiles(other_page)[0].text
+    rows = list(csv.DictReader(saved_table(other_page, downloads).open(encoding="utf-8")))
+    assert rows[-1]["path"] == './=1+1, "é\\x0a" 猫.jpg'  # no formula, quoted and one line
+    assert rows[-1]["label"] == BLUE
+    other_page.find_element(By.ID, "everything").click()
+    choose(other_page, "mark", "decided by you")
+    assert found(other_page) == 1
+
+
+def test_suspects_are_found_among_all_images(other_page):
+    other_page.find_element(By.ID, "everything").click()
+    choose(other_page, "mark", "suspect")
+    assert found(other_page) == 3
+    find_image(other_page, f"{RED_FOLDER}/train 3.jpg").click()
+    facts = other_page.find_element(By.ID, "viewer-facts").text
+    assert f"given {RED}, suggested {BLUE}, score 0.0125" in facts
+    assert f"Nearest {BLUE}" in facts
+
+
+def test_what_was_looked_at_before_is_said(other_page):
+    second = suspect_cards(other_page)[1]
+    assert second.find_element(By.CLASS_NAME, "choice").text == "corrected or kept before"
+    decide(suspect_cards(other_page)[0], "keep")
+    assert "2 of 3 suspects looked at" in counted(other_page)
+
+
+def test_where_the_browser_keeps_nothing_the_page_works_and_says_so(other_page):
+    blocked = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('no'); }})"
+    source = {"source": blocked}
+    script = other_page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", source)
+    other_page.refresh()
+    decide(suspect_cards(other_page)[0], "remove")
+    assert counted(other_page).endswith("keeps none of it: save before you leave the page.")
+    other_page.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+    other_page.refresh()
+
+
+def test_corrections_that_were_applied_are_counted_in_words(other_page):
+    said = other_page.find_element(By.ID, "data").text
+    assert "From data/corrections.csv: 12 labels corrected, 3 images removed." in said
+
+
+def test_without_suspects_there_is_no_section(finished_job, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished_job, "job")
+    header = ",".join(SUSPECTS_COLUMNS)
+    (tmp_path / "job/reports/label_suspects.csv").write_text(f"{header}\n")
+    assert 'id="suspects"' not in rendered(tmp_path / "job")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (f"{'f' * 16},a.jpg,x,{RED},test,0.1,,", "there is no image f"),
+        (f"02{3:014x},a.jpg,x,elk,test,0.1,,", "there is no class elk"),
+    ],
+)
+def test_suspects_of_other_data_are_an_error(finished_job, tmp_path, line, problem):
+    from stages.errors import UserError
+
+    shutil.copytree(finished_job, tmp_path / "job")
+    text = f"{','.join(SUSPECTS_COLUMNS)}\n{line}\n"
+    (tmp_path / "job/reports/label_suspects.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=f"label_suspects.csv is damaged .*{problem}"):
+        rendered(tmp_path / "job")
+
+
+def test_a_table_of_corrections_too_large_for_the_page_is_to_be_added_to(finished_job, tmp_path):
+    shutil.copytree(finished_job, tmp_path / "job")
+    lines = [f"{number:016x},-" for number in range(3000)]
+    (tmp_path / "job/data/corrections.csv").write_text("\n".join(["id,label", *lines, ""]))
+    html = rendered(tmp_path / "job", 600_000)
+    assert "after the lines that are there" in html
+    assert lines[-1].split(",")[0] not in html
+    assert len(html.encode()) <= 600_000
+    assert "after the lines that are there" not in rendered(finished_job)
+
+
+def test_the_page_says_how_far_the_model_can_be_believed(other_page, other_job):
+    trust = json.loads((other_job / "reports/scores.json").read_text(encoding="utf-8"))["trust"]
+    calibration, sets, unlike = texts(other_page, ".trust li")
+    assert f"{100 * trust['ece_before']:.1f} % before the temperature of" in calibration
+    assert f"{100 * trust['coverage']:.1f} % hold the right class (95 % interval " in sets
+    assert f"{100 * trust['coverage_high']:.1f} %; asked: 90.0 %" in sets
+    assert f"with {trust['set_size']:.2f} classes on average" in sets
+    assert "2.2 % of the test images are called so (asked: 1.0 %): farther than 0.75" in unlike
+
+
+def test_an_enlarged_image_has_its_prediction_set_and_whether_it_is_unlike(other_page, other_job):
+    with open(other_job / "reports/predictions.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in (rows[0], max(rows[2:], key=lambda row: len(row["set"]))):
+        find_image(other_page, row["path"]).click()
+        facts = other_page.find_element(By.ID, "viewer-facts").text
+        names = row["set"].replace("\\|", "\0").split("|")
+        assert "Prediction set\n" + " or ".join(names).replace("\0", "|") in facts
+        assert ("Unlike\nthe training images" in facts) == (row["unlike"] == "yes")
+        focused(other_page).send_keys(Keys.ESCAPE)
+
+
 # What gets a place on the page.
 
 
@@ -494,7 +747,10 @@ def test_a_small_page_has_a_fair_sample_of_images(finished_job, monkeypatch):
     assert len(set(zip(images.sides.tolist(), images.at.tolist(), strict=True))) == 180
     assert len(set(zip(images.sides[:12].tolist(), images.labels[:12].tolist(), strict=True))) == 12
     flagged = set(results.places.values())
-    assert flagged <= set(zip(images.sides[:20].tolist(), images.at[:20].tolist(), strict=True))
+    first = 12 + 2 * len(flagged)
+    assert flagged <= set(
+        zip(images.sides[:first].tolist(), images.at[:first].tolist(), strict=True)
+    )
 
     judged = images.predicted != NOT_JUDGED
     wrong = np.flatnonzero(judged & (images.predicted != images.labels))
@@ -533,19 +789,9 @@ def test_pictures_share_their_beginning_and_keep_to_the_room(tmp_path, shape):
     assert len(pictures) > 5
 
 
-def test_the_page_keeps_to_its_size_and_has_the_same_bytes_every_time(finished_job, monkeypatch):
-    from stages.parameters.whole import Parameters
-    from stages.report.page import render_page
-    from stages.report.results import read_results
-
-    monkeypatch.chdir(finished_job)
-    settings = Parameters().model_dump()
-
-    def page(size):
-        return "".join(render_page(read_results(), settings, settings, {}, [], size))
-
-    whole = page(10**6)
-    assert whole == page(10**6)
-    small = page(len(whole.encode()) - 20_000)
+def test_the_page_keeps_to_its_size_and_has_the_same_bytes_every_time(finished_job):
+    whole = rendered(finished_job)
+    assert whole == rendered(finished_job)
+    small = rendered(finished_job, len(whole.encode()) - 20_000)
     assert len(small.encode()) <= len(whole.encode()) - 20_000
     assert small.endswith("</html>")

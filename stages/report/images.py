@@ -5,8 +5,10 @@ sample: as many are listed, and as many of these pictured, as fit.
 """
 
 import base64
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from stages.store.processed import Pixels
 NOT_JUDGED = -1
 SHOWN_SIDES = (*SIDES, "left out")
 MAP_POINTS = 20_000
+SHOWN_SET = 8  # classes of a prediction set
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Gallery:
 
 
 def gallery(results: Results) -> Gallery:
-    """One of each class and side; then in turn those with an issue, mistakes, and others.
+    """One of each class and side; then every other one a suspect or with an issue, and in turn
+    between these mistakes and others.
 
     Mistakes come in proportion to how often their two classes are confused, the most confident
     ones first; the others by turns of every class on every side.
@@ -56,7 +60,8 @@ def gallery(results: Results) -> Gallery:
     predicted[test] = results.predicted
 
     starts = np.cumsum([0, *lengths])
-    flagged = np.array([starts[side] + at for side, at in results.places.values()], int)
+    places = [results.places[id] for id in _named(results)]
+    flagged = np.array([starts[side] + at for side, at in places], int)
     wrong = test[results.labels != results.predicted]
     wrong = wrong[np.argsort(-results.confidence[at[wrong]], kind="stable")]
     rank, size = _ranks(labels[wrong] * len(results.classes) + predicted[wrong])
@@ -66,13 +71,23 @@ def gallery(results: Results) -> Gallery:
     turns = np.argsort(rank, kind="stable")
 
     place = np.empty(len(sides), int)
-    place[others[turns]] = 3 * np.arange(len(sides)) + 2
-    for queue, images in enumerate((flagged, wrong)):
-        place[images] = np.minimum(place[images], 3 * np.arange(len(images)) + queue)
+    place[others[turns]] = 4 * np.arange(len(sides)) + 3
+    place[wrong] = np.minimum(place[wrong], 4 * np.arange(len(wrong)) + 1)
+    place[flagged] = np.minimum(place[flagged], 2 * np.arange(len(flagged)))
     place[others[rank == 0]] = -1
     order = np.argsort(place, kind="stable")
     rows = np.concatenate([images.rows for images in sets])
     return Gallery(sides[order], at[order], labels[order], predicted[order], rows[order])
+
+
+def _named(results: Results) -> list[str]:
+    """The ids that suspects, each with its neighbours, and issues name: in turn, each id once."""
+    suspects = (
+        (line["id"], line["nearest_given"], line["nearest_suggested"]) for line in results.suspects
+    )
+    issues = ((line["id"], line["other_id"]) for line in results.issues)
+    turns = chain.from_iterable(zip_longest(suspects, issues, fillvalue=()))
+    return list(dict.fromkeys(id for ids in turns for id in ids if id))
 
 
 def _ranks(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -89,15 +104,19 @@ def facts(results: Results, images: Gallery, room: int) -> dict[str, Any]:
     bytes of JSON.
 
     `confidence` and `of_actual` are the probabilities of the predicted and the actual class in
-    thousandths. `map` has the number of an image, its x and its y, 0 to 1000, one after another.
+    thousandths; `set` has the first classes of the prediction set, `set_size` how many it has (-1
+    where it is not known), `unlike` the numbers of the images that are. `map` has the number of an
+    image, its x and its y, 0 to 1000, one after another.
     """
     sets = [*results.sets.values(), results.left_out]
+    ids: list[str] = []
     paths: list[str] = []
     for side, at in zip(images.sides.tolist(), images.at.tolist(), strict=True):
         path = printable(sets[side].paths[at])
-        room -= len(path.encode()) + 30
+        room -= len(path.encode()) + 60
         if room < 0:
             break
+        ids.append(sets[side].ids[at])
         paths.append(path)
     count = len(paths)
     sides, at, labels = images.sides[:count], images.at[:count], images.labels[:count]
@@ -105,18 +124,58 @@ def facts(results: Results, images: Gallery, room: int) -> dict[str, Any]:
     confidence, of_actual = np.full(count, -1), np.full(count, -1)
     confidence[judged] = np.round(1000 * results.confidence[at[judged]])
     of_actual[judged] = np.round(1000 * results.probabilities[at[judged], labels[judged]])
+    told = results.told.take(at[judged])
+    set_size, class_number = np.full(count, -1), _numbers(results.classes)
+    set_of: list[list[int]] = [[] for _ in ids]
+    for n, text in zip(np.flatnonzero(judged).tolist(), told["set"].to_pylist(), strict=True):
+        names = _separate(text)
+        set_size[n] = len(names) or -1
+        set_of[n] = [class_number[name] for name in names[:SHOWN_SET]]
+    listed = dict(zip(zip(sides.tolist(), at.tolist(), strict=True), range(count), strict=True))
+    number = {id: listed[place] for id, place in results.places.items() if place in listed}
     return {
         "total": len(images),
         "sides": SHOWN_SIDES,
+        "id": ids,
         "path": paths,
         "side": sides.tolist(),
         "label": labels.tolist(),
         "predicted": images.predicted[:count].tolist(),
         "confidence": confidence.tolist(),
         "of_actual": of_actual.tolist(),
+        "set": set_of,
+        "set_size": set_size.tolist(),
+        "unlike": np.flatnonzero(judged)[told["unlike"].to_numpy() == "yes"].tolist(),
         "map": _map(results.map, np.flatnonzero(judged)[:MAP_POINTS], at),
-        "issues": _issues(results, sides, at),
+        "suspects": _suspects(results, number),
+        "issues": _issues(results, number),
     }
+
+
+def _numbers(classes: list[str]) -> dict[str, int]:
+    return {name: k for k, name in enumerate(classes)}
+
+
+def _separate(names: str) -> list[str]:
+    r"""The names of classes of a text as cat|dog, where a | or \ of a name follows a \."""
+    return [re.sub(r"\\(.)", r"\1", name) for name in re.findall(r"(?:\\.|[^|\\])+", names)]
+
+
+def _suspects(results: Results, number: dict[str, int]) -> list[list[Any]]:
+    """Suspected label errors, most suspicious first: image, suggested class, score, and the nearest
+    images of the given and of the suggested class (or -1). `number` has the images listed by id."""
+    class_number = _numbers(results.classes)
+    return [
+        [
+            number[line["id"]],
+            class_number[line["suggested"]],
+            float(line["score"]),
+            number.get(line["nearest_given"], -1),
+            number.get(line["nearest_suggested"], -1),
+        ]
+        for line in results.suspects
+        if line["id"] in number
+    ]
 
 
 def _map(points: np.ndarray | None, judged: np.ndarray, at: np.ndarray) -> list[int]:
@@ -127,11 +186,9 @@ def _map(points: np.ndarray | None, judged: np.ndarray, at: np.ndarray) -> list[
     return np.column_stack([judged, np.round(scaled).astype(int)]).ravel().tolist()
 
 
-def _issues(results: Results, sides: np.ndarray, at: np.ndarray) -> list[dict[str, Any]]:
+def _issues(results: Results, number: dict[str, int]) -> list[dict[str, Any]]:
     """Kinds of issue, those with conflicting labels first: `name`, `count`, how many `conflicts`,
     and `lines` of image, other image (or -1), a note, and whether their labels differ."""
-    listed = dict(zip(zip(sides.tolist(), at.tolist(), strict=True), range(len(at)), strict=True))
-    number = {id: listed[place] for id, place in results.places.items() if place in listed}
     kinds: dict[str, list[list[Any]]] = {}
     counts: dict[str, int] = {}
     for line in results.issues:

@@ -89,6 +89,9 @@ images.issues.forEach(({ lines }, kind) => {
     }
   }
 });
+const suspects = new Map(images.suspects.map(([n, ...rest]) => [n, rest]));
+const unlike = new Set(images.unlike);
+const choices = new Map(); // by image, what a person says of it: a class, its own too, or REMOVE
 const source = (n) => `data:image/jpeg;base64,${pictureStart}${pictures[n]}`;
 const picture = (n) =>
   n < pictures.length
@@ -104,7 +107,9 @@ function caption(n) {
   if (judged(n) !== "none") sure += `, ${percent(images.confidence[n] / 1000)} sure`;
   for (const kind of new Set(issuesOf.get(n)?.map(([k]) => k)))
     sure += `, ${images.issues[kind].name}`;
+  if (suspects.has(n)) sure += ", suspect";
   parts.push(make("span", { className: "sure", textContent: sure }));
+  if (choices.has(n)) parts.push(make("span", { className: "choice", textContent: said(n) }));
   parts.push(make("span", { className: "path", textContent: images.path[n] }));
   return parts;
 }
@@ -143,6 +148,7 @@ function search() {
       is("side", images.side[n]) &&
       is("judged", judged(n)) &&
       (wanted.issue === "" || issuesOf.get(n)?.some(([kind]) => is("issue", kind))) &&
+      (wanted.mark === "" || (wanted.mark === "suspect" ? suspects : choices).has(n)) &&
       (!picked || picked.has(n)) &&
       (text === "" || images.path[n].toLowerCase().includes(text))
     ) {
@@ -274,23 +280,35 @@ function view(n) {
     );
     if (judged(n) === "wrong") fact("For its class", percent(images.of_actual[n] / 1000));
   }
-  for (const [kind, other, note] of issuesOf.get(n) ?? []) {
-    const value = [note];
-    if (other >= 0) {
-      const partner = make(
-        "button",
-        { type: "button" },
-        picture(other),
-        `${label(other)}, ${images.sides[images.side[other]]}: ${images.path[other]}`,
-      );
-      partner.addEventListener("click", () => {
-        place = row.indexOf(other);
-        view(other);
-      });
-      value.push(partner);
-    }
-    fact(images.issues[kind].name, ...value);
+  if (images.set_size[n] > 0) {
+    const names = images.set[n].map((k) => data.names[k]);
+    const more = images.set_size[n] - names.length;
+    fact("Prediction set", names.join(" or ") + (more ? ` and ${count(more)} more` : ""));
   }
+  if (unlike.has(n)) fact("Unlike", "the training images");
+  const partner = (other) => {
+    const button = make(
+      "button",
+      { type: "button" },
+      picture(other),
+      `${label(other)}, ${images.sides[images.side[other]]}: ${images.path[other]}`,
+    );
+    button.addEventListener("click", () => {
+      place = row.indexOf(other);
+      view(other);
+    });
+    return button;
+  };
+  const suspect = suspects.get(n);
+  if (suspect) {
+    const [suggested, score, ...near] = suspect;
+    fact("Suspect", `given ${label(n)}, suggested ${data.names[suggested]}, score ${score}`);
+    for (const other of near) if (other >= 0) fact(`Nearest ${label(other)}`, partner(other));
+  }
+  for (const [kind, other, note] of issuesOf.get(n) ?? []) {
+    fact(images.issues[kind].name, note, ...(other >= 0 ? [partner(other)] : []));
+  }
+  $("viewer-decide").replaceChildren(controls(n));
 }
 function step(by) {
   const next = row[place + by];
@@ -299,17 +317,296 @@ function step(by) {
   view(next);
 }
 viewer.addEventListener("keydown", (event) => {
+  if (event.target.tagName === "SELECT" || decideByKey(event, $("viewer-decide"))) return;
   if (event.key === "ArrowLeft") step(-1);
   else if (event.key === "ArrowRight") step(1);
 });
 viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
 viewer.addEventListener("close", () => {
-  const last = browser.querySelector(`[data-n="${row[place]}"]`);
-  (browser.contains(from) ? (last ?? from) : from)?.focus();
+  const home = from.closest("#browser, #cards");
+  (home?.querySelector(`[data-n="${row[place]}"]`) ?? from).focus();
 });
 $("viewer-before").addEventListener("click", () => step(-1));
 $("viewer-after").addEventListener("click", () => step(1));
 $("viewer-close").addEventListener("click", () => viewer.close());
+
+// Corrections: what a person says of labels, saved as the table that the pipeline reads.
+const REMOVE = "-";
+const table = data.corrections;
+const column = Object.fromEntries(table.columns.map((name, at) => [name, at]));
+const lineOf = new Map(table.lines.map((line) => [line[column.id].trim(), line]));
+const NEW = "new:"; // before a class that only the table makes
+const bare = (written) =>
+  written
+    .trim()
+    .replace(/^new:\s*/, "")
+    .normalize("NFC");
+const made = new Set(
+  table.lines
+    .map((line) => line[column.label])
+    .filter((text) => text.trim().startsWith(NEW))
+    .map(bare),
+);
+const checked = (n) =>
+  lineOf.has(images.id[n]) && bare(lineOf.get(images.id[n])[column.label]) === label(n);
+function said(n) {
+  const choice = choices.get(n);
+  if (choice === undefined) return checked(n) ? "corrected or kept before" : "";
+  if (choice === REMOVE) return "removed";
+  return choice === label(n) ? `${choice} kept` : `${label(n)} becomes ${choice}`;
+}
+
+// Choices outlive a reload where the browser keeps anything for this page, which not all do for files.
+const STORE = `corrections of the labels, model ${data.sha256}`;
+let kept = true;
+function remember() {
+  try {
+    const stored = [...choices].map(([n, choice]) => [images.id[n], choice]);
+    localStorage.setItem(STORE, JSON.stringify(stored));
+  } catch {
+    kept = false;
+  }
+}
+function recall() {
+  try {
+    const stored = new Map(JSON.parse(localStorage.getItem(STORE) ?? "[]"));
+    const classes = new Set([...data.names, REMOVE]);
+    images.id.forEach((id, n) => {
+      const choice = stored.get(id);
+      // What the table has by now was saved and applied.
+      if (classes.has(choice) && !(choice === label(n) && checked(n))) choices.set(n, choice);
+    });
+  } catch {
+    kept = false;
+  }
+}
+
+/** Buttons and a select for the label of an image. */
+function controls(n) {
+  const button = (name, textContent) => {
+    const made = make("button", { type: "button", textContent });
+    made.dataset.decide = name;
+    return made;
+  };
+  const select = make("select", { ariaLabel: "Right class" });
+  const suggested = suspects.has(n)
+    ? suspects.get(n)[0]
+    : judged(n) === "wrong"
+      ? images.predicted[n]
+      : -1;
+  if (suggested < 0) select.add(new Option("class …", ""));
+  data.names.forEach((name) => select.add(new Option(name, name)));
+  if (suggested >= 0) select.value = data.names[suggested];
+  const box = make(
+    "div",
+    { className: "decide" },
+    button("keep", "Keep"),
+    button("relabel", "Relabel to"),
+    select,
+    button("remove", "Remove"),
+    make("span", { className: "choice", role: "status" }),
+  );
+  box.dataset.n = n;
+  box.addEventListener("click", ({ target: { dataset } }) => {
+    if (dataset.decide) press(box, dataset.decide);
+  });
+  select.addEventListener("change", () => select.value && decide(n, select.value));
+  mark(box);
+  return box;
+}
+function press(box, name) {
+  const n = +box.dataset.n;
+  const select = box.querySelector("select");
+  const choice = { keep: label(n), relabel: select.value, remove: REMOVE }[name];
+  if (choice === "") select.focus();
+  else decide(n, choices.get(n) === choice ? undefined : choice);
+}
+/** Do what the key of an event asks for, by the controls inside `where`; whether it was one. */
+function decideByKey(event, where) {
+  const name = { k: "keep", r: "relabel", x: "remove" }[event.key];
+  if (!name || event.ctrlKey || event.metaKey || event.altKey) return false;
+  event.preventDefault();
+  press(where.querySelector(".decide"), name);
+  return true;
+}
+function decide(n, choice) {
+  if (choice === undefined) choices.delete(n);
+  else choices.set(n, choice);
+  remember();
+  redraw([n]);
+}
+function mark(box) {
+  const n = +box.dataset.n;
+  const choice = choices.get(n);
+  const select = box.querySelector("select");
+  if (choice !== undefined && choice !== REMOVE && choice !== label(n)) select.value = choice;
+  const name =
+    choice === undefined
+      ? ""
+      : choice === REMOVE
+        ? "remove"
+        : choice === label(n)
+          ? "keep"
+          : "relabel";
+  for (const button of box.querySelectorAll("button"))
+    button.ariaPressed = String(button.dataset.decide === name);
+  box.querySelector(".choice").textContent = said(n);
+}
+function redraw(changed) {
+  for (const n of changed) {
+    document.querySelectorAll(`.decide[data-n="${n}"]`).forEach(mark);
+    for (const button of document.querySelectorAll(`.gallery .tile[data-n="${n}"]`))
+      button.replaceChildren(picture(n), ...caption(n));
+  }
+  const values = [...choices];
+  const removed = values.filter(([, choice]) => choice === REMOVE).length;
+  const same = values.filter(([n, choice]) => choice === label(n)).length;
+  const looked = images.suspects.filter(([n]) => choices.has(n) || checked(n)).length;
+  const some = (many, one, more) => (many ? [`${count(many)} ${many === 1 ? one : more}`] : []);
+  const parts = [
+    ...some(values.length - removed - same, "label to correct", "labels to correct"),
+    ...some(removed, "image to remove", "images to remove"),
+    ...some(same, "label kept", "labels kept"),
+  ];
+  let text = parts.join(", ");
+  if (suspects.size) text += `; ${count(looked)} of ${count(suspects.size)} suspects looked at`;
+  if (!kept) text += ". This browser keeps none of it: save before you leave the page";
+  $("corrections-count").textContent = `${text}.`;
+  $("corrections").hidden = !choices.size;
+}
+
+/** The table of corrections, as CSV: the lines that it has, changed and with new ones after them. */
+function correctionsTable() {
+  const lines = new Map([...lineOf].map(([id, line]) => [id, [...line]]));
+  const byPath = [...choices.keys()].sort((a, b) => (images.path[a] < images.path[b] ? -1 : 1));
+  for (const n of byPath) {
+    const choice = choices.get(n);
+    if (choice === label(n) && checked(n)) continue;
+    const line = lines.get(images.id[n]) ?? table.columns.map(() => "");
+    line[column.id] = images.id[n];
+    line[column.path] = pathCell(images.path[n]);
+    line[column.label] = choice;
+    line[column.note] = choice === label(n) ? "checked" : `was ${label(n)}`;
+    lines.set(images.id[n], line);
+  }
+  for (const line of lines.values())
+    if (made.has(line[column.label])) line[column.label] = NEW + line[column.label];
+  const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  return [table.columns, ...lines.values()]
+    .map((line) => `${line.map(quoted).join(",")}\n`)
+    .join("");
+}
+// As stages/store/names.py writes it: a spreadsheet would take the rest for a formula.
+const pathCell = (path) =>
+  /^[=+\-@]/.test(path) && !/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(path) ? `./${path}` : path;
+$("corrections-save").addEventListener("click", () => {
+  const href = URL.createObjectURL(new Blob([correctionsTable()], { type: "text/csv" }));
+  make("a", { href, download: "corrections.csv" }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000);
+  $("corrections").querySelector("details").open = true;
+});
+$("corrections-drop").addEventListener("click", () => {
+  if (!confirm(`Forget what you said of ${count(choices.size)} images?`)) return;
+  const changed = [...choices.keys()];
+  choices.clear();
+  remember();
+  redraw(changed);
+  $("main").focus();
+});
+
+// Suspected label errors: a card each.
+const cards = $("cards");
+function card([n, suggested, score, ...near], at) {
+  const figure = (title, image) => {
+    const inside =
+      image < 0 ? make("span", { className: "unpictured", textContent: "none" }) : tile(image);
+    if (image >= 0)
+      inside.replaceChildren(
+        picture(image),
+        make("span", { className: "path", textContent: images.path[image] }),
+      );
+    return make("div", {}, make("span", { textContent: title }), inside);
+  };
+  const [given, better] = [label(n), data.names[suggested]];
+  const article = make(
+    "article",
+    {
+      className: "card",
+      tabIndex: at ? -1 : 0,
+      ariaLabel: `${images.path[n]}: given ${given}, suggested ${better}`,
+    },
+    make(
+      "p",
+      {},
+      "Given ",
+      make("strong", { textContent: given }),
+      ", suggested ",
+      make("strong", { textContent: better }),
+      make("span", {
+        className: "note",
+        textContent: ` (${images.sides[images.side[n]]}, score ${score})`,
+      }),
+    ),
+    make(
+      "div",
+      { className: "triple" },
+      figure("suspect", n),
+      figure(`nearest ${given}`, near[0]),
+      figure(`nearest ${better}`, near[1]),
+    ),
+    controls(n),
+  );
+  article.ariaPosInSet = at + 1;
+  article.ariaSetSize = images.suspects.length;
+  article.dataset.n = n;
+  return article;
+}
+if (cards) {
+  const draw = (wanted) => {
+    const first = cards.children.length;
+    const added = images.suspects.slice(first, first + wanted);
+    cards.append(...added.map((suspect, k) => card(suspect, first + k)));
+    $("more-cards").hidden = cards.children.length === images.suspects.length;
+  };
+  const go = (article) => {
+    if (!article) return;
+    for (const other of cards.querySelectorAll(".card[tabindex='0']")) other.tabIndex = -1;
+    article.tabIndex = 0;
+    article.focus();
+  };
+  cards.addEventListener("click", (event) => {
+    const button = event.target.closest("button.tile");
+    const among = images.suspects.map(([n]) => n);
+    if (button) enlarge(+button.dataset.n, among, button);
+  });
+  cards.addEventListener("keydown", (event) => {
+    const article = event.target.closest(".card");
+    if (event.target.tagName === "SELECT" || decideByKey(event, article)) return;
+    const all = [...cards.children];
+    const at = all.indexOf(article);
+    const columns = getComputedStyle(cards).gridTemplateColumns.split(" ").length;
+    const to = {
+      ArrowLeft: at - 1,
+      ArrowRight: at + 1,
+      ArrowUp: at - columns,
+      ArrowDown: at + columns,
+      Home: 0,
+      End: all.length - 1,
+    }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    if (to >= all.length) draw(12);
+    go(cards.children[to]);
+  });
+  $("more-cards").addEventListener("click", () => {
+    const before = cards.children.length;
+    draw(48);
+    go(cards.children[before]);
+  });
+  recall();
+  draw(12);
+} else recall();
+redraw([]);
 
 // Issues: pairs of pictures, or single ones, as the lines of the table are.
 for (const list of document.querySelectorAll("ul.issue")) {

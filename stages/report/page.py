@@ -13,6 +13,7 @@ from stages.report.curves import panels
 from stages.report.images import data_uri, facts, gallery, thumbnails
 from stages.report.results import Results
 from stages.report.summary import headline, percent
+from stages.store.corrections import Corrected
 from stages.store.names import flatten, printable
 
 FOLDER = Path(__file__).parent
@@ -48,6 +49,7 @@ def render_page(
     usual = flatten(defaults)
     images = gallery(results)
     known = facts(results, images, size // 3)
+    table = settings["download"]["corrections"]
     html = (
         environment()
         .get_template("page.html.j2")
@@ -66,8 +68,15 @@ def render_page(
                 "matrix": _matrix(results),
                 "threshold": _threshold(results),
                 "images": known,
+                "sha256": results.sha256,
+                "corrections": _corrections(results, size // 12),
             },
             issues=known["issues"],
+            suspects=known["suspects"],
+            suspected=len(results.suspects),
+            table=table,
+            corrected=str(Corrected(**results.data.get("corrections", {}))),
+            trust=results.scores.get("trust", {}),
             across=results.data.get("duplicates", {}).get("near_across_sides", 0),
             explanations=[
                 _item(results, at) | {"wrong": data_uri(wrong), "right": data_uri(right)}
@@ -87,7 +96,8 @@ def render_page(
             summary=[
                 (name, value)
                 for part, values in results.data.items()
-                if part not in ("classes", "notes")  # they stand elsewhere on the page
+                # Others stand elsewhere on the page.
+                if part not in ("classes", "notes", "corrections")
                 for name, value in flatten({part: values}).items()
             ],
             notes=results.data.get("notes", []),
@@ -198,6 +208,14 @@ def _pairs(results: Results) -> list[tuple[int, int, int, float]]:
         for i, j in pairs
         if wrong[i, j]
     ]
+
+
+def _corrections(results: Results, room: int) -> dict[str, Any]:
+    """Columns and lines of the table of corrections, to which the page adds; `whole` if they fit in
+    `room` bytes, otherwise there is no line."""
+    columns, lines = results.corrections
+    whole = len(json.dumps(lines)) <= room
+    return {"columns": columns, "lines": lines if whole else [], "whole": whole}
 
 
 def _matrix(results: Results) -> dict[str, list]:

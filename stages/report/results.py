@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from stages.errors import UserError
 from stages.files import (
+    CORRECTIONS,
     CURVES,
     DATA_ISSUES,
     DATA_SUMMARY,
@@ -19,15 +20,20 @@ from stages.files import (
     LEARNING_CURVE,
     LEARNING_CURVE_COLUMNS,
     LOG,
+    PREDICTIONS,
     PROCESSED,
     REJECTS,
     REJECTS_COLUMNS,
     SCORES,
     SIDES,
     SPLITS,
+    SUSPECTS,
+    SUSPECTS_COLUMNS,
+    TRUST_COLUMNS,
 )
 from stages.metrics.curves import EXTRA, TABLES
 from stages.metrics.scores import ClassScore, Scores
+from stages.store.corrections import correction_lines
 from stages.store.image_set import ImageSet, load_image_set
 from stages.store.outputs import made_by
 from stages.store.tables import read_table
@@ -54,8 +60,10 @@ class Results:
     (k, 2, rows, columns) explains the images `explained`, positions in `test`. `map` float32 (n, 2)
     are the test images by principal components of the model's features, if known. `issues` are
     the lines of data_issues.csv, and such lines for test images unlike the training images, most
-    unlike first; `places` says by id where the images are that they name: number
-    in `SIDES` (`len(SIDES)` for `left_out`, those on no side) and position in that set.
+    unlike first; `suspects` those of label_suspects.csv; `places` says by id where the images are
+    that they name: number in `SIDES` (`len(SIDES)` for `left_out`, those on no side) and position
+    in that set. `told` has the `TRUST_COLUMNS` of the test images; `corrections` the columns and
+    lines of the table of corrections.
     """
 
     classes: list[str]
@@ -82,7 +90,10 @@ class Results:
     data: dict[str, Any]
     rejects: list[tuple[str, str]]
     issues: list[dict[str, str]]
+    suspects: list[dict[str, str]]
     places: dict[str, tuple[int, int]]
+    told: pa.Table
+    corrections: tuple[list[str], list[list[str]]]
 
     @property
     def train(self) -> ImageSet:
@@ -98,9 +109,13 @@ class Results:
         return self.probabilities[np.arange(len(self.predicted)), self.predicted]
 
 
-def read_results(folder: Path = Path(), softened: list[str] | None = None) -> Results:
-    """What the stages have left in `folder`, the project's; `softened` are the settings of this
-    kind. Raises `UserError` for what is missing or damaged."""
+def read_results(
+    folder: Path = Path(),
+    corrections: str | Path = CORRECTIONS,
+    softened: list[str] | None = None,
+) -> Results:
+    """What the stages have left in `folder`, the project's, which has the table `corrections`;
+    `softened` are the settings of this kind. Raises `UserError` for what is missing or damaged."""
     processed, splits, evaluation = folder / PROCESSED, folder / SPLITS, folder / EVALUATION
     sets = {side: load_image_set(processed, splits / f"{side}.csv") for side in SIDES}
     left_out = _left_out(processed, sets)
@@ -148,7 +163,15 @@ def read_results(folder: Path = Path(), softened: list[str] | None = None) -> Re
     with made_by("split", folder / DATA_ISSUES):
         issues = read_table(folder / DATA_ISSUES).to_pylist()
         issues += _unlike(test, distances, scores.get("trust", {}).get("unlike", 0))
-        places = _find(issues, [*sets.values(), left_out])
+        everything = [*sets.values(), left_out]
+        places = _find(issues, ("id", "other_id"), everything)
+    with made_by("evaluate", folder / SUSPECTS):
+        suspects = _read_suspects(folder / SUSPECTS, classes)
+        places |= _find(suspects, ("id", "nearest_given", "nearest_suggested"), everything)
+    with made_by("evaluate", folder / PREDICTIONS):
+        told = read_table(folder / PREDICTIONS, ["id", *TRUST_COLUMNS])
+        if told["id"].to_pylist() != test.ids.tolist():
+            raise ValueError("it is about other images")
     return Results(
         classes=classes,
         sets=sets,
@@ -178,7 +201,10 @@ def read_results(folder: Path = Path(), softened: list[str] | None = None) -> Re
         data=facts,
         rejects=list(zip(*rejects.values(), strict=True)),
         issues=issues,
+        suspects=suspects,
         places=places,
+        told=told.select(TRUST_COLUMNS),
+        corrections=correction_lines(folder / corrections),
     )
 
 
@@ -212,9 +238,20 @@ def _unlike(test: ImageSet, distances: np.ndarray | None, share: float) -> list[
     ]
 
 
-def _find(issues: list[dict[str, str]], sets: list[ImageSet]) -> dict[str, tuple[int, int]]:
-    """Number of its set and position in it, of each image that `issues` name, by id."""
-    wanted = {line[column] for line in issues for column in ("id", "other_id")} - {""}
+def _read_suspects(path: Path, classes: list[str]) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    lines: list[dict[str, str]] = read_table(path, SUSPECTS_COLUMNS).to_pylist()
+    if unknown := {line["suggested"] for line in lines} - set(classes):
+        raise ValueError(f"there is no class {min(unknown)}")
+    return lines
+
+
+def _find(
+    lines: list[dict[str, str]], columns: tuple[str, ...], sets: list[ImageSet]
+) -> dict[str, tuple[int, int]]:
+    """Number of its set and position in it, of each image that `lines` name in `columns`, by id."""
+    wanted = {line[column] for line in lines for column in columns} - {""}
     places = {
         id: (number, at)
         for number, images in enumerate(sets)

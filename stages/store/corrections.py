@@ -57,6 +57,20 @@ class Corrected:
         )
 
 
+def correction_lines(path: str | Path) -> tuple[list[str], list[list[str]]]:
+    """The columns of the table `path` and its lines as people wrote them, none if it is missing.
+
+    Columns of `CORRECTIONS_COLUMNS` that it lacks are added, empty. Raises `UserError` for a
+    damaged table.
+    """
+    try:
+        header, rows = foreign_table(Path(path).read_bytes(), str(path))
+    except FileNotFoundError:
+        return list(CORRECTIONS_COLUMNS), []
+    columns = [*header, *(name for name in CORRECTIONS_COLUMNS if name not in header)]
+    return columns, [[values.get(name, "") for name in columns] for _, values in rows]
+
+
 def read_corrections(path: str | Path) -> tuple[list[Correction], set[str]]:
     """The lines of the table `path`, and the classes that it says are new.
 
