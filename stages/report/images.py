@@ -5,6 +5,7 @@ sample: as many are listed, and as many of these pictured, as fit.
 """
 
 import base64
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -156,6 +157,7 @@ def _numbers(classes: list[str]) -> dict[str, int]:
     return {name: k for k, name in enumerate(classes)}
 
 
+@functools.lru_cache(maxsize=1000)  # most sets are one of few
 def _separate(names: str) -> list[str]:
     r"""The names of classes of a text as cat|dog, where a | or \ of a name follows a \."""
     return [re.sub(r"\\(.)", r"\1", name) for name in re.findall(r"(?:\\.|[^|\\])+", names)]

@@ -347,11 +347,18 @@ const made = new Set(
     .filter((text) => text.trim().startsWith(NEW))
     .map(bare),
 );
-const checked = (n) =>
-  lineOf.has(images.id[n]) && bare(lineOf.get(images.id[n])[column.label]) === label(n);
+const CHECKED = "checked"; // the note of a label that a person has kept
+const lineFor = (n) => {
+  const line = lineOf.get(images.id[n]);
+  return line && bare(line[column.label]) === label(n) ? line : undefined;
+};
+const checked = (n) => lineFor(n)?.[column.note] === CHECKED;
+// What nobody has kept comes first.
+images.suspects.sort(([a], [b]) => checked(a) - checked(b));
 function said(n) {
   const choice = choices.get(n);
-  if (choice === undefined) return checked(n) ? "corrected or kept before" : "";
+  if (choice === undefined)
+    return checked(n) ? "kept before" : lineFor(n) ? "corrected before" : "";
   if (choice === REMOVE) return "removed";
   return choice === label(n) ? `${choice} kept` : `${label(n)} becomes ${choice}`;
 }
@@ -361,7 +368,7 @@ const STORE = `corrections of the labels, model ${data.sha256}`;
 let kept = true;
 function remember() {
   try {
-    const stored = [...choices].map(([n, choice]) => [images.id[n], choice]);
+    const stored = [...choices].map(([n, choice]) => [images.id[n], [label(n), choice]]);
     localStorage.setItem(STORE, JSON.stringify(stored));
   } catch {
     kept = false;
@@ -372,8 +379,8 @@ function recall() {
     const stored = new Map(JSON.parse(localStorage.getItem(STORE) ?? "[]"));
     const classes = new Set([...data.names, REMOVE]);
     images.id.forEach((id, n) => {
-      const choice = stored.get(id);
-      // What the table has by now was saved and applied.
+      const [given, choice] = stored.get(id) ?? [];
+      if (given !== label(n)) return; // it was applied
       if (classes.has(choice) && !(choice === label(n) && checked(n))) choices.set(n, choice);
     });
   } catch {
@@ -486,7 +493,7 @@ function correctionsTable() {
     line[column.id] = images.id[n];
     line[column.path] = pathCell(images.path[n]);
     line[column.label] = choice;
-    line[column.note] = choice === label(n) ? "checked" : `was ${label(n)}`;
+    line[column.note] = choice === label(n) ? CHECKED : `was ${label(n)}`;
     lines.set(images.id[n], line);
   }
   for (const line of lines.values())
