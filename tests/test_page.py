@@ -545,7 +545,9 @@ def suspect_cards(page):
 
 
 def decide(where, name):
-    where.find_element(By.CSS_SELECTOR, f"[data-decide='{name}']").click()
+    button = where.find_element(By.CSS_SELECTOR, f"[data-decide='{name}']")
+    where.parent.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
 
 
 def find_image(page, path):
@@ -564,6 +566,7 @@ def test_a_suspect_is_shown_with_both_classes_and_the_nearest_of_each(other_page
     assert [picture.get_property("naturalWidth") for picture in pictures] == [16] * 3
     assert len(second.find_elements(By.TAG_NAME, "img")) == 2  # of one class there is no neighbour
     said = other_page.find_element(By.ID, "suspects").text
+    assert "3 images (train 1, test 2) whose class the model finds far less probable" in said
     assert "Test labels are never used to change training." in said
     assert "data/corrections.csv" in said
     assert "dvc repro" in said

@@ -1,6 +1,7 @@
 """The page: a self-contained HTML file, the same bytes for the same results."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def render_page(
             },
             issues=known["issues"],
             suspects=known["suspects"],
-            suspected=len(results.suspects),
+            suspected=_suspected(results),
             table=table,
             corrected=str(Corrected(**results.data.get("corrections", {}))),
             trust=results.scores.get("trust", {}),
@@ -208,6 +209,13 @@ def _pairs(results: Results) -> list[tuple[int, int, int, float]]:
         for i, j in pairs
         if wrong[i, j]
     ]
+
+
+def _suspected(results: Results) -> dict[str, int]:
+    """How many suspects there are on each side that has some, listed or not."""
+    listed = Counter(line["side"] for line in results.suspects)
+    counts = results.scores.get("suspects", listed)
+    return {side: int(count) for side, count in counts.items() if count}
 
 
 def _corrections(results: Results, room: int) -> dict[str, Any]:
