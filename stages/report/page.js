@@ -365,13 +365,13 @@ function said(n) {
 
 // Choices outlive a reload where the browser keeps anything for this page, which not all do for files.
 const STORE = `corrections of the labels, model ${data.sha256}`;
-let kept = true;
+let remembers = true;
 function remember() {
   try {
     const stored = [...choices].map(([n, choice]) => [images.id[n], [label(n), choice]]);
     localStorage.setItem(STORE, JSON.stringify(stored));
   } catch {
-    kept = false;
+    remembers = false;
   }
 }
 function recall() {
@@ -384,7 +384,7 @@ function recall() {
       if (classes.has(choice) && !(choice === label(n) && checked(n))) choices.set(n, choice);
     });
   } catch {
-    kept = false;
+    remembers = false;
   }
 }
 
@@ -477,7 +477,7 @@ function redraw(changed) {
   ];
   let text = parts.join(", ");
   if (suspects.size) text += `; ${count(looked)} of ${count(suspects.size)} suspects looked at`;
-  if (!kept) text += ". This browser keeps none of it: save before you leave the page";
+  if (!remembers) text += ". This browser keeps none of it: save before you leave the page";
   $("corrections-count").textContent = `${text}.`;
   $("corrections").hidden = !choices.size;
 }
