@@ -406,6 +406,7 @@ def other_job(finished_job, tmp_path_factory):
     np.save(folder / "reports/evaluation/map.npy", np.stack([corners, corners**2], axis=1))
     np.save(folder / "reports/evaluation/unlike.npy", 1 - corners)
     scores = json.loads((folder / "reports/scores.json").read_text(encoding="utf-8"))
+    scores["suspects"] = {"train": 1, "test": 2}
     scores["trust"] |= {"unlike": 2 / 90, "unlike_asked": 0.01, "unlike_threshold": 0.75}
     (folder / "reports/scores.json").write_text(json.dumps(scores), encoding="utf-8")
     judged = read_table(folder / "reports/predictions.csv").to_pylist()
@@ -615,7 +616,7 @@ def test_choices_outlive_a_reload_and_can_be_taken_back(other_page):
     assert counted(other_page).startswith("1 label to correct, 1 image to remove;")
     suspect_cards(other_page)[0].send_keys("r")  # once more takes it back
     assert counted(other_page).startswith("1 image to remove;")
-    pressed = "[aria-pressed='true']"
+    pressed = ".decide [aria-pressed='true']"
     assert len(other_page.find_elements(By.CSS_SELECTOR, f"#cards {pressed}")) == 1
     other_page.find_element(By.ID, "corrections-drop").click()
     other_page.switch_to.alert.accept()
