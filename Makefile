@@ -37,7 +37,7 @@ search: $(VENV)/.installed
 
 bench: $(VENV)/.installed-dev
 	for name in dvc_overhead decode memory incremental streaming \
-	    trainer_speed determinism_cost report predict faults; do \
+	    trainer_speed determinism_cost report predict label_errors faults; do \
 	    python -m bench.$$name || exit 1; done
 
 lint: $(VENV)/.installed-dev
