@@ -125,6 +125,7 @@ def test_the_portable_copy_predicts_the_same_and_loads_with_keras_alone(name, tm
         keras.mixed_precision.set_global_policy("float32")
     adapt_model(name, model, IMAGES)
     copy = portable(model)
+    np.testing.assert_allclose(copy(IMAGES), model(IMAGES), atol=0.05)
     copy.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects={})
     assert {layer.__module__.split(".")[0] for layer in loaded._flatten_layers()} == {"keras"}

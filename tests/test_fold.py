@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from stages.architectures import build_model, portable
+from stages.architectures import adapt_model, build_model, portable
 from stages.inference.fold import folded
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
@@ -22,7 +22,9 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
     ],
 )
 def test_normalisations_folded_into_convolutions_change_nothing(name, settings, left):
-    model = portable(build_model(name, (32, 32, 3), 4, settings))
+    model = build_model(name, (32, 32, 3), 4, settings)
+    adapt_model(name, model, IMAGES)
+    model = portable(model)
     random = np.random.default_rng(0)
     for weight in model.weights:  # statistics that are not those of a fresh net
         if weight.path.split("/")[-1] in ("gamma", "moving_variance"):

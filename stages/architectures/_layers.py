@@ -107,6 +107,9 @@ def portable(model: keras.Model) -> keras.Model:
 
     copy = keras.models.clone_model(model, clone_function=plain, recursive=True)
     copy.set_weights(model.get_weights())
+    for layer in copy._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):  # computes with what it makes of them
+            layer.finalize_state()
     return copy
 
 

@@ -40,6 +40,8 @@ def folded(model: keras.Model) -> keras.Model:
         if id(old) in normalised:
             weights = _fold(weights, old, normalised[id(old)])
         new.set_weights(weights)
+        if isinstance(new, keras.layers.Normalization):  # computes with what it makes of them
+            new.finalize_state()
     return copy
 
 
