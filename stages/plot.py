@@ -163,16 +163,15 @@ def _pictures(
         ),
     )
     yield "extremes", _extremes(results)
-    if len(results.maps):
-        yield (
-            "grad_cam",
-            pictures.grad_cam(
-                pixels(test, results.explained),
-                results.maps,
-                actual(results.explained),
-                predicted(results.explained),
-            ),
-        )
+    yield (  # also where there is nothing to explain: dvc.yaml lists the picture
+        "grad_cam",
+        pictures.grad_cam(
+            pixels(test, results.explained),
+            results.maps,
+            actual(results.explained),
+            predicted(results.explained),
+        ),
+    )
 
 
 def _extremes(results: "Results", classes: int = 15, count: int = 4) -> "Figure":

@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
+import yaml
 from factory import ROOT, colour_images
 from matplotlib.figure import Figure
 from PIL import Image
@@ -315,3 +316,19 @@ def test_the_console_ends_with_headline_weakest_classes_and_the_page(
         assert f"weakest: {score.name}: F1 {score.f1:.3f}" in line
     assert lines[7].startswith("  evaluate: seconds")
     assert lines[-1] == "open reports/report.html"
+
+
+def test_every_picture_that_dvc_shows_is_drawn_without_a_mistake_to_show(finished_job, tmp_path):
+    """DVC warns of a plot in dvc.yaml whose file is missing."""
+    from stages import plot
+
+    folder = tmp_path / "job"
+    shutil.copytree(finished_job, folder)
+    np.save(folder / "reports/evaluation/grad_cam.npy", np.zeros((0, 2, 1, 1), np.uint8))
+    (folder / "reports/evaluation/grad_cam.csv").write_text("id\n")
+    (folder / "reports/plots/grad_cam.png").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        plot.main()
+    listed = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["plots"]
+    assert all((folder / name).exists() for name in listed if isinstance(name, str))

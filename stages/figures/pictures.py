@@ -118,8 +118,9 @@ def grad_cam(
     for image, (wrong, right), a, p in zip(images, maps, actual, predicted, strict=True):
         tiles += [image, overlay(image, wrong), overlay(image, right)]
         captions += [["image"], ["for (wrong):", p], ["for (right):", a]]
+    title = "Grad-CAM of mistakes: what spoke for a class" if tiles else "No mistakes to explain"
     columns = 6 if len(images) > 1 else 3
-    return image_grid(tiles, captions, columns, "Grad-CAM of mistakes: what spoke for a class")
+    return image_grid(tiles, captions, columns, title)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
