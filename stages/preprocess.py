@@ -52,7 +52,7 @@ def main() -> None:
         manifest, corrected = correct(read_raw(), *read_corrections(table), table)
         images = process(RAW, manifest, preprocessing, DECODED_SO_FAR, PROCESSED, settings.workers)
         check(images, settings.max_rejects)
-        shards = images.publish(folder)
+        images.publish(folder)
         write_table(folder / INDEX, INDEX_COLUMNS, images.index())
         write_table(folder / REJECTS, REJECTS_COLUMNS, images.rejects())
         classes = sorted(images.readable_per_class(), key=natural_order)
@@ -61,7 +61,6 @@ def main() -> None:
             shape=preprocessing.shape,
             preprocess=preprocessing,
             tables=digest_tables(folder),
-            shards=shards,
             corrections=asdict(corrected),
         ).save(folder)
     shutil.rmtree(DECODED_SO_FAR)

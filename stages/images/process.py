@@ -17,7 +17,6 @@ from stages.images.fingerprints import APPEARANCE, appearances, digests, percept
 from stages.images.reuse import FACT_TYPES, FACTS, Contents, Taken, Work, read_finished, take_over
 from stages.parameters.pixels import PixelSettings, Preprocessing
 from stages.progress import progress
-from stages.store.blobs import checksums
 from stages.store.processed import Shards, shard_starts
 from stages.store.raw import REMEDY, read_images
 from stages.store.tables import encode
@@ -50,16 +49,10 @@ class Processed:
     taken: Taken
     damaged_tables: list[str]
 
-    def publish(self, folder: Path) -> dict[str, int]:
-        """Put the finished shards in `folder`, without gaps where images were rejected.
-
-        Returns their checksums by name.
-        """
+    def publish(self, folder: Path) -> None:
+        """Put the finished shards in `folder`, without gaps where images were rejected."""
         self.shards.drop(np.flatnonzero(~self.contents.readable & ~self.taken.complete))
         self.shards.publish(folder)
-        known = self.taken.checksums
-        new = [path for path in folder.glob("images-*.npy") if path.name not in known]
-        return dict(sorted((known | checksums(new)).items()))
 
     def index(self) -> Iterator[tuple]:
         """The rows of index.csv."""

@@ -18,7 +18,6 @@ from stages.errors import UserError
 from stages.files import DATASET, INDEX, REJECTS
 from stages.images.fingerprints import APPEARANCE, digests
 from stages.parameters.pixels import Preprocessing
-from stages.store.blobs import checksums
 from stages.store.processed import Dataset, Pixels, Shards, shard_name
 from stages.store.tables import encode, read_table
 
@@ -84,14 +83,12 @@ class Earlier:
 
     `index` has a row for each image, with its `sha256` and the columns of `FACTS`; `rows` int64
     are its global rows in `pixels`, -1 if they are gone. `rejects` has `sha256` and `reason`.
-    `checksums` of the shards, by name, as they were written.
     """
 
     pixels: Pixels
     rows: np.ndarray
     index: pa.Table
     rejects: pa.Table
-    checksums: dict[str, int]
 
     def facts(self, at: np.ndarray) -> np.ndarray:
         """`FACTS` of the rows `at` of the index."""
@@ -122,7 +119,7 @@ def read_finished(folder: Path, settings: Preprocessing) -> tuple[Earlier | None
     pixels = Pixels(folder, settings.shape, skip_damaged=True)
     rows = pixels.find(index["shard"].to_pylist(), index["row"].to_numpy())
     index = index.drop_columns(["shard", "row"])
-    return Earlier(pixels, rows, index, rejects, dataset.shards), damaged
+    return Earlier(pixels, rows, index, rejects), damaged
 
 
 # A record of work as it is done, which a kill at any moment leaves readable: one line a document,
@@ -235,7 +232,7 @@ def _read_unfinished(folder: Path, settings: Preprocessing) -> Earlier | None:
     shard = np.searchsorted(starts, rows, side="right") - 1
     names = [shard_name(number) for number in shard.tolist()]
     global_rows = pixels.find(names, np.array(rows, np.int64) - starts[shard])
-    return Earlier(pixels, global_rows, index, _rejects(rejected, reasons), {})
+    return Earlier(pixels, global_rows, index, _rejects(rejected, reasons))
 
 
 def _rejects(hashes: list[str], reasons: list[str]) -> pa.Table:
@@ -249,15 +246,13 @@ class Taken:
 
     `known`: pixels, or the reason why there are none, need not be made again; `unfinished`: those
     from a run that did not end. `complete`: lies in a shard without gaps. `damaged`: an earlier
-    run finished it, but its pixels have changed. `checksums`: of the shards taken over whole, by
-    their new name.
+    run finished it, but its pixels have changed.
     """
 
     known: np.ndarray
     unfinished: np.ndarray
     complete: np.ndarray
     damaged: np.ndarray
-    checksums: dict[str, int]
 
 
 def take_over(
@@ -294,15 +289,13 @@ def take_over(
         if earlier is not finished:
             earlier_work |= known & ~before
 
-    complete, whole = np.zeros(count, bool), {}
+    complete = np.zeros(count, bool)
     for shard in range(len(shards.starts) - 1):
         first, last = shards.starts[shard : shard + 2]
         part = first + np.flatnonzero(source_of[first:last] >= 0)
         if known[first:last].all() and (same := _whole_shard(sources, source_of, rows_of, part)):
             shards.link(shard, same)
             complete[first:last] = True
-            if (checksum := sources[source_of[part[0]]].checksums.get(same.name)) is not None:
-                whole[shard_name(shard)] = checksum
             continue
         shards.create(shard)
         step = max(1, BYTES_AT_A_TIME // math.prod(shards.shape))
@@ -311,7 +304,7 @@ def take_over(
             for start in range(0, len(chosen), step):
                 some = chosen[start : start + step]
                 shards.write(some, earlier.pixels.take(rows_of[some]))
-    return Taken(known, earlier_work, complete, damaged, whole)
+    return Taken(known, earlier_work, complete, damaged)
 
 
 def _positions(hashes: pa.Array, among: pa.ChunkedArray) -> np.ndarray:
@@ -322,17 +315,9 @@ def _positions(hashes: pa.Array, among: pa.ChunkedArray) -> np.ndarray:
 def _sound(
     earlier: Earlier, rows: np.ndarray, expected: np.ndarray, workers: int | None
 ) -> np.ndarray:
-    """Which of the global `rows` of `earlier` have the digests `expected`, bool (n,).
-
-    Only shards whose checksum has changed are looked at image by image.
-    """
-    pixels = earlier.pixels
-    shard = np.searchsorted(pixels.starts, rows, side="right") - 1  # -1: none
-    used = [pixels.paths[number] for number in np.unique(shard[rows >= 0]).tolist()]
-    found = checksums(path for path in used if path.name in earlier.checksums)
-    same = [found.get(path.name, -1) == earlier.checksums.get(path.name) for path in pixels.paths]
-    sound = (rows >= 0) & np.append(np.array(same, bool), False)[shard]
-    order = np.flatnonzero((rows >= 0) & ~sound)
+    """Which of the global `rows` of `earlier` (-1: none) have the digests `expected`, bool (n,)."""
+    pixels, sound = earlier.pixels, np.zeros(len(rows), bool)
+    order = np.flatnonzero(rows >= 0)
     order = order[np.argsort(rows[order], kind="stable")]
     step = max(1, BYTES_AT_A_TIME // max(1, math.prod(pixels.shape)))
     parts = [order[start : start + step] for start in range(0, len(order), step)]

@@ -5,8 +5,6 @@ import hashlib
 import os
 import shutil
 import zlib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # Size of the files that hold many images: large enough for few of them, small enough that a
@@ -30,24 +28,6 @@ def checksum(path: Path) -> int:
         while size := file.readinto(block):
             crc = zlib.crc32(block[:size], crc)
     return crc
-
-
-def checksums(paths: Iterable[Path]) -> dict[str, int]:
-    """`checksum` of each of the files `paths` by name, without those that cannot be read.
-
-    Threads read and sum up at the same time: both release Python's lock (GIL).
-    """
-
-    def readable(path: Path) -> int | None:
-        try:
-            return checksum(path)
-        except OSError:
-            return None
-
-    paths = list(paths)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        values = zip(paths, pool.map(readable, paths), strict=True)
-        return {path.name: value for path, value in values if value is not None}
 
 
 def link_or_copy(source: Path, target: Path) -> None:

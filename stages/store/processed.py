@@ -5,7 +5,7 @@ A folder of processed images holds
     images-00000.npy ...   uint8 (n, height, width, channels), open with numpy.load
     index.csv              one line an image, in the order of the manifest
     dataset.json           class names in label order, image shape, preprocess settings, and
-                           checksums of the shards and tables
+                           checksums of the tables
     rejects.csv            file, reason: images that could not be used
 
 Rows with the same file content share their pixels: `shard` and `row` say where they are.
@@ -49,9 +49,8 @@ class Dataset(BaseModel):
 
     `corrections` counts the labels that people mended, by what was done.
 
-    By `tables`, the SHA-256 of the tables beside it, and `shards`, the CRC-32 of the shards, what
-    is reused is known to be what was written. A CRC is three times as fast as the digests of
-    single images in index.csv, which tell what of a damaged shard is still sound.
+    By `tables`, the SHA-256 of the tables beside it, what is reused is known to be what was
+    written; index.csv has a digest of every image.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -60,7 +59,6 @@ class Dataset(BaseModel):
     shape: tuple[int, int, int]
     preprocess: Preprocessing
     tables: dict[str, str] = {}
-    shards: dict[str, int] = {}
     corrections: dict[str, int] = {}
 
     def save(self, folder: Path) -> None:
