@@ -91,6 +91,19 @@ def test_every_kind_of_jpeg_at_full_scale_is_what_pillow_gives(subsampling, prog
     assert_close(decode(data, settings), reference(data, settings), mean=0.1, worst=3)
 
 
+@pytest.mark.parametrize("orientation", [1, 3])
+def test_what_a_thread_decodes_later_does_not_alter_what_it_decoded(orientation):
+    size, exif = (300, 400), Image.Exif()
+    exif[0x0112] = orientation
+    red, blue = (
+        encode(Image.new("RGB", size[::-1], color), "JPEG", exif=exif) for color in ("red", "blue")
+    )
+    first = decode(red, pixel_settings(size))
+    before = first.copy()
+    decode(blue, pixel_settings(size))
+    assert np.array_equal(first, before)
+
+
 # By area
 
 

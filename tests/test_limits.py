@@ -153,7 +153,7 @@ def test_scans_of_a_jpeg_are_counted(progressive, scans):
     exif = Image.Exif()
     exif[0x010E] = "\xff\xda"
     data = encode(photo, "JPEG", progressive=progressive, exif=exif)
-    assert formats.jpeg_scans(data) == scans
+    assert formats.jpeg_scans(data)[0] == scans
 
 
 # What the libraries say themselves

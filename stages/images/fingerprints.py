@@ -34,9 +34,9 @@ def perceptual_hashes(images: np.ndarray) -> list[str]:
     """
     count, height, width, channels = images.shape
     rows = (np.arange(32) * 2 + 1) * height // 64
-    bands = images[:, rows].reshape(count, 8, 4, width * channels).sum(2, dtype=np.float32)
+    bands = images[:, rows].reshape(count, 8, 4, width * channels).sum(2, dtype=np.uint16)
     # Whole numbers below 2**24 are exact in float32, in whatever order a library adds them.
-    cells = bands.reshape(count * 8, -1) @ _cell_weights(width, channels)
+    cells = bands.reshape(count * 8, -1).astype(np.float32) @ _cell_weights(width, channels)
     brighter = cells[:, 1:] - cells[:, :-1] > MARGIN * 16 * channels
     bits = np.packbits(brighter, axis=1)
     return [row.tobytes().hex() for row in bits.reshape(count, 8)]

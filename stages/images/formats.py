@@ -5,7 +5,7 @@ import fcntl
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 
 from PIL import Image, ImageFile, TiffImagePlugin
@@ -65,8 +65,7 @@ MAX_SLOW_BYTES = 2**24
 MAX_COMMENTS = 100
 
 
-@contextmanager
-def bounded(needed: float, width: int, height: int) -> Iterator[None]:
+def bounded(needed: float, width: int, height: int) -> AbstractContextManager[None]:
     """Allow a block that decodes `width` x `height` pixels to take `needed` bytes, about.
 
     Waits until no other thread or process of this machine decodes a large image. Raises
@@ -77,9 +76,11 @@ def bounded(needed: float, width: int, height: int) -> Iterator[None]:
             f"too large: {width} x {height} pixels of this format take more than "
             f"{MOST_BYTES // 2**20} MiB; save it smaller, or as JPEG"
         )
-    if needed <= SMALL_BYTES:
-        yield
-        return
+    return nullcontext() if needed <= SMALL_BYTES else _alone()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
     # This file serves as the lock that all workers can reach; closing it lets go.
     with open(__file__, "rb") as lock:
         with suppress(OSError):  # a file system that has none
@@ -87,34 +88,25 @@ def bounded(needed: float, width: int, height: int) -> Iterator[None]:
         yield
 
 
-def jpeg_scans(data: bytes) -> int:
-    """How many scans the JPEG `data` has, 1 if it is decoded as it comes."""
-    components, progressive = 0, False
-    for marker, at in _jpeg_segments(data):
-        if marker in (b"\xc0", b"\xc1", b"\xc2"):
-            progressive, components = marker == b"\xc2", data[at + 9]
-        if marker == SCAN:
-            if not progressive and data[at + 4] == components:
-                return 1
-            return data.count(b"\xff" + SCAN, at)
-    return data.count(b"\xff" + SCAN)  # not as it should be
+def jpeg_scans(data: bytes) -> tuple[int, int]:
+    """How many scans the JPEG `data` has, 1 if it is decoded as it comes; where the first begins.
 
-
-def jpeg_scans_start(data: bytes) -> int:
-    """Where in the JPEG `data` the pixels begin; before come what describes them and metadata."""
-    return next((at for marker, at in _jpeg_segments(data) if marker == SCAN), len(data))
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yields (the byte that names it, where it begins) for each segment up to the first scan."""
-    at, marker = 2, b""
-    while marker != SCAN and data[at : at + 1] == b"\xff":
+    Before that comes what describes the pixels, and metadata.
+    """
+    at, components, progressive = 2, 0, False
+    while data[at : at + 1] == b"\xff":
         marker = data[at + 1 : at + 2]
         if marker == b"\xff":  # padding
             at += 1
             continue
-        yield marker, at
+        if marker in (b"\xc0", b"\xc1", b"\xc2"):
+            progressive, components = marker == b"\xc2", data[at + 9]
+        elif marker == SCAN:
+            if not progressive and data[at + 4] == components:
+                return 1, at
+            return data.count(b"\xff" + SCAN, at), at
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data.count(b"\xff" + SCAN), len(data)  # not as it should be
 
 
 def check_size(width: int, height: int) -> None:
@@ -125,12 +117,12 @@ def check_size(width: int, height: int) -> None:
         raise UnreadableImage("corrupt: no pixels")
 
 
-def jpeg_memory(data: bytes, width: int, height: int, channels: int, factor: int) -> float:
-    """Bytes that decoding the JPEG `data` at 1 / `factor` of its size takes, about.
+def jpeg_memory(scans: int, width: int, height: int, channels: int, factor: int) -> float:
+    """Bytes that decoding a JPEG of so many `scans` at 1 / `factor` of its size takes, about.
 
     Raises `UnreadableImage` if it would take far too long.
     """
-    pixels, scans = width * height, jpeg_scans(data)
+    pixels = width * height
     if scans * pixels > MAX_SCANNED_PIXELS:
         raise UnreadableImage(f"decompression bomb: {width} x {height} pixels in {scans} scans")
     kept = JPEG_CHANNEL_BYTES * channels * pixels if scans > 1 else 0
@@ -145,7 +137,7 @@ def memory(image: ImageFile.ImageFile, data: bytes) -> float:
     width, height = image.size
     check_size(width, height)
     if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with others behind it
-        return jpeg_memory(data, width, height, len(image.getbands()), 1)
+        return jpeg_memory(jpeg_scans(data)[0], width, height, len(image.getbands()), 1)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         across, down = tags.get(TILE_WIDTH, 1), tags.get(TILE_LENGTH, 1)

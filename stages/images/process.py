@@ -3,9 +3,12 @@
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,7 @@ from stages.store.tables import encode
 
 # A batch is as much work as makes the cost of handing it over small, and so little memory that
 # pixels are still in the cache of the core when they are hashed and written.
-BATCH_IMAGES, BATCH_FILE_BYTES, BATCH_PIXEL_BYTES = 512, 2**19, 2**20
+BATCH_IMAGES, BATCH_FILE_BYTES, BATCH_PIXEL_BYTES = 512, 2**20, 2**21
 
 # Decoding releases Python's lock, but a small image takes longer in Python than in the decoder:
 # threads (no start-up, nothing copied) for files above this size, processes below.
@@ -31,6 +34,9 @@ THREADS_FROM_BYTES = 32 * 2**10
 
 # With fewer small images than this the processes would take longer to start than to work.
 PROCESSES_FROM_IMAGES = 10_000
+
+# Batches read ahead, for each thread.
+WAITING = 2
 
 ROWS_AT_A_TIME = 10_000
 
@@ -200,9 +206,14 @@ class _OtherFile(Exception):
     """The file of a content, whose number this holds, is not the one that the manifest names."""
 
 
-def _batches(
-    files: Iterable[tuple[int, str, bytes]], pixel_bytes: int
-) -> Iterator[list[tuple[int, str, bytes]]]:
+# The files of a batch, each as (content, its SHA-256, bytes).
+Task = list[tuple[int, str, bytes]]
+
+# Contents that are done, their facts, and the reasons why others are not.
+Done = tuple[np.ndarray, np.ndarray, dict[int, str]]
+
+
+def _batches(files: Iterable[tuple[int, str, bytes]], pixel_bytes: int) -> Iterator[Task]:
     most = min(BATCH_IMAGES, max(1, BATCH_PIXEL_BYTES // pixel_bytes))
     batch, size = [], 0
     for file in files:
@@ -216,34 +227,48 @@ def _batches(
 
 
 def _parallel(
-    tasks: Iterable[list[tuple[int, str, bytes]]],
+    tasks: Iterable[Task],
     settings: PixelSettings,
     shards: Shards,
     count: int,
     average_bytes: float,
     workers: int | None,
-) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
+) -> Iterator[Done]:
     """What `_decode_batch` makes of each of `tasks`, which hold `count` files in all."""
-    workers = workers or os.cpu_count()
+    workers = workers or os.cpu_count() or 1
     threads = average_bytes >= THREADS_FROM_BYTES
+    work = partial(_decode_batch, settings=settings, shards=shards)
     if workers == 1 or not (threads or count >= PROCESSES_FROM_IMAGES):
-        for task in tasks:
-            yield _decode_batch(task, settings, shards)
+        yield from map(work, tasks)
+        return
+    if threads:
+        yield from _in_threads(work, tasks, workers)
         return
     from joblib import Parallel, delayed  # late: not needed for small data, and slow to import
 
-    parallel = Parallel(
-        n_jobs=workers,
-        backend="threading" if threads else "loky",
-        return_as="generator_unordered",
-        batch_size=1,
-    )
-    yield from parallel(delayed(_decode_batch)(task, settings, shards) for task in tasks)
+    parallel = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+    yield from parallel(delayed(work)(task) for task in tasks)
 
 
-def _decode_batch(
-    batch: list[tuple[int, str, bytes]], settings: PixelSettings, shards: Shards
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+def _in_threads(
+    work: Callable[[Task], Done], tasks: Iterable[Task], workers: int
+) -> Iterator[Done]:
+    """`work` of each of `tasks`, in their order; of these, a bounded number is in memory."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Done]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(work, task))
+                if len(waiting) >= WAITING * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _decode_batch(batch: Task, settings: PixelSettings, shards: Shards) -> Done:
     """Decode, describe and store (content, SHA-256, file): (contents, their facts, reasons)."""
     images = np.empty((len(batch), *settings.shape), np.uint8)
     facts = np.zeros(len(batch), FACTS)

@@ -30,6 +30,7 @@ class Placement(NamedTuple):
     corner: tuple[int, int]
 
 
+@lru_cache(maxsize=1024)
 def place(height: int, width: int, size: Size, resize: str) -> Placement:
     """How an image of `height` x `width` fills an output of `size` (height, width).
 
@@ -56,6 +57,7 @@ def place(height: int, width: int, size: Size, resize: str) -> Placement:
     return Placement(box, size, (0, 0))
 
 
+@lru_cache(maxsize=1024)
 def reduction(placement: Placement, spare: float) -> int:
     """The largest of 8, 4, 2, 1 by which the image may shrink while it is being decoded.
 
@@ -180,7 +182,7 @@ def _filter(pixels: np.ndarray, box: Box, size: Size, name: str) -> np.ndarray:
     scale = (bottom - top) / height
     reach = FILTERS[name].reach * max(scale, 1)
     parts = min(height, ceil(pixels.nbytes / PART_BYTES))
-    output = np.empty((height, width, channels), np.uint8)
+    output = []
     for part in range(parts):
         start, stop = height * part // parts, height * (part + 1) // parts
         upper, lower = top + start * scale, bottom if stop == height else top + stop * scale
@@ -193,8 +195,9 @@ def _filter(pixels: np.ndarray, box: Box, size: Size, name: str) -> np.ndarray:
                 algorithm, crop_box=fast.CropBox(left, upper - first, right - left, lower - upper)
             ),
         )
-        output[start:stop].reshape(-1)[:] = np.frombuffer(target.get_buffer(), np.uint8)
-    return output
+        resized = np.frombuffer(target.get_buffer(), np.uint8)
+        output.append(resized.reshape(stop - start, width, channels))
+    return output[0] if parts == 1 else np.concatenate(output)
 
 
 def _enlarge(pixels: np.ndarray, start: float, stop: float, count: int) -> np.ndarray:

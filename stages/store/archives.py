@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from stages.errors import UserError
 from stages.store.names import printable
 
-BLOCK = 2**20
+BLOCK = 2**22
 # Of a zip, so that small members do not each cost a call to the system.
 READ_AHEAD = 2**18
 # Zeros that may follow the end: a tape's last record. More are a damaged or hostile file.
