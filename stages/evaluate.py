@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from stages.files import (
 from stages.inference import suspects, trust
 from stages.inference.explain import explain, layer_table
 from stages.inference.fold import folded
+from stages.inference.frozen import after_features
 from stages.inference.judge import (
     Judged,
     accuracy_by_epoch,
@@ -45,14 +47,17 @@ from stages.inference.judge import (
     seconds_per_single_image,
     unknown,
 )
+from stages.inference.probabilities import observer
 from stages.metrics import curves, scores
 from stages.parameters.evaluate import Evaluate
 from stages.parameters.section import read_settings
 from stages.report.summary import model_card
 from stages.store.blobs import file_sha256
+from stages.store.features import Features, read_embedding
 from stages.store.image_set import ImageSet, load_image_set
 from stages.store.model import (
     Judgement,
+    ModelInfo,
     Score,
     load_model,
     load_reference,
@@ -61,10 +66,11 @@ from stages.store.model import (
 )
 from stages.store.names import path_cell
 from stages.store.outputs import Outputs, made_by, outputs_of
+from stages.store.processed import Pixels
 from stages.store.tables import write_table
 
 if TYPE_CHECKING:
-    pass
+    import keras
 
 
 def main() -> None:
@@ -94,14 +100,16 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     if not len(test):
         raise UserError(f"{SPLITS}/test.csv names no images; raise split.test")
 
-    fast = folded(model)
-    judge = judge_of(fast, reference, settings.tta)
+    known = _from_features(model, info, settings.tta, test.pixels)
+    take, net = known or (test.pixels.take, folded(model))
+    observe = observer(net, settings.tta, reference.trained if reference else None)
+    judge = judge_of(lambda rows: observe(take(rows)), reference)
 
-    def observe(images: ImageSet, what: str) -> Judged:
+    def look(images: ImageSet, what: str) -> Judged:
         return look_at(judge, images, settings.batch_size, what)
 
     before = time.perf_counter()
-    seen = observe(test, "test images")
+    seen = look(test, "test images")
     test_probabilities = seen.probabilities
     forward = time.perf_counter() - before
     predicted = test_probabilities.argmax(axis=1)
@@ -109,11 +117,11 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     figures = {"test": scores.score(test.labels, test_probabilities, settings.top_k)}
     figures["test"] |= scores.rounded({"base_rate": scores.base_rate(train.labels, test.labels)})
     by_class = scores.score_classes(test.labels, test_probabilities, classes)
-    held_out = observe(val, "validation images")
+    held_out = look(val, "validation images")
     judged = {"test": seen}
     for side, images in (("val", val), ("extra", extra)):
         if len(images):
-            judged[side] = held_out if side == "val" else observe(images, "extra images")
+            judged[side] = held_out if side == "val" else look(images, "extra images")
             answers = judged[side].probabilities
             figures[side] = scores.score(images.labels, answers, settings.top_k)
     ordinary = ordinary_distances(info, reference, held_out)
@@ -127,15 +135,25 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
         for side, images in sides.items()
         if len(images)
     }
+    once = observe if settings.tta == "none" else observer(net)
     suspected = suspects.describe(
-        fast, sides, found, FEATURES, settings.suspects, settings.batch_size
+        lambda rows: once(take(rows)),
+        sides,
+        found,
+        FEATURES,
+        settings.suspects,
+        settings.batch_size,
     )
     figures["model"] = {"parameters": model.count_params(), "bytes": MODEL.stat().st_size}
 
     mistakes = scores.most_confident_mistakes(test.labels, test_probabilities, settings.grad_cam)
     maps = explain(model, test, mistakes, predicted, settings.batch_size)
     layers, sha256 = layer_table(model), file_sha256(MODEL)
-    single = seconds_per_single_image(fast, test)
+    times = {}
+    if not known:  # else the net was not run
+        single = seconds_per_single_image(once, test.images(0, 1))
+        times["images_per_second"] = round(len(test) / forward, 1)
+        times["milliseconds_per_single_image"] = round(1000 * single, 3)
     by_epoch = accuracy_by_epoch(model, EPOCHS, extra, settings) if len(extra) else []
 
     print(
@@ -173,10 +191,28 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
             unlike=limits.unlike,
         ),
     )
-    return {
-        "images_per_second": round(len(test) / forward, 1),
-        "milliseconds_per_single_image": round(1000 * single, 3),
-    }
+    return times
+
+
+def _from_features(
+    model: "keras.Model", info: ModelInfo, tta: str, pixels: Pixels
+) -> tuple[Callable[[np.ndarray], np.ndarray], "keras.Model"] | None:
+    """A function that takes the features of images by their global rows, and the rest of the net;
+    None if those in data/features are of another backbone, or not of all views."""
+    if info.model.get("backbone") != "frozen" or tta != "none":
+        return None
+    with made_by("features", FEATURES):
+        embedding = read_embedding(FEATURES)
+        rest = after_features(model, embedding.key) if embedding else None
+        if rest is None:
+            return None
+        features = Features(FEATURES, pixels.starts)
+
+    def take(rows: np.ndarray) -> np.ndarray:
+        with made_by("features", FEATURES):
+            return features.take(rows)
+
+    return take, rest
 
 
 def _judged(figures: dict[str, scores.Scores]) -> str:

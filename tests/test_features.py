@@ -10,11 +10,18 @@ import pytest
 from training_workspace import make_workspace, outputs, set_parameters
 
 import stages.architectures
-from stages import features, train
+from stages import evaluate, features, train
 from stages.errors import UserError
 from stages.files import EMBEDDED_SO_FAR, FEATURES, INDEX, PRETRAINED, PROCESSED
 from stages.images.fingerprints import digests
-from stages.store.features import MIRRORED, PLAIN, read_features, read_member, shard_path
+from stages.store.features import (
+    MIRRORED,
+    PLAIN,
+    Features,
+    read_member,
+    shard_path,
+    write_embedding,
+)
 from stages.store.image_set import load_image_set
 from stages.store.model import load_model, read_info
 from stages.store.processed import Pixels
@@ -83,7 +90,7 @@ def test_features_are_what_the_backbone_makes_of_each_image_and_its_mirror_image
     rows = np.array([40, 3, 71])
     images = pixels.take(rows).astype("float32") / 255
     for view, seen in ((PLAIN, images), (MIRRORED, images[:, :, ::-1])):
-        found = read_features(FEATURES, pixels.starts, rows, view)
+        found = Features(FEATURES, pixels.starts, view).take(rows)
         np.testing.assert_allclose(found, net.get_layer("backbone")(seen), rtol=1e-4, atol=1e-5)
 
 
@@ -258,6 +265,55 @@ def test_features_of_another_network_are_refused(workspace):
     net.get_layer("backbone").save_weights(WEIGHTS)
     with pytest.raises(UserError, match="those of another network"):
         train.main()
+
+
+@pytest.fixture
+def judged(workspace):
+    """Makes a workspace with a trained model; evaluates it: probabilities, Grad-CAM, figures."""
+    folder = workspace()
+    splits = folder / "data/splits"
+    shutil.copyfile(splits / "val.csv", splits / "test.csv")
+    write_table(splits / "extra.csv", ("id", "label"), [])
+    (folder / "reports").mkdir()
+    (folder / "reports/data.json").write_text("{}")
+    features.main()
+    train.main()
+
+    def judge():
+        evaluate.main()
+        times = json.loads((folder / "reports/timing.json").read_text())["evaluate"]
+        names = ("probabilities", "unlike", "map", "grad_cam")
+        return [np.load(folder / f"reports/evaluation/{name}.npy") for name in names], set(times)
+
+    return judge
+
+
+def test_what_the_features_say_is_what_the_net_says(judged):
+    found, times = judged()
+    assert times == {"model", "seconds"}  # the net was not run, so its speed is not known
+    write_embedding(FEATURES, None)
+    expected, times = judged()
+    assert "images_per_second" in times
+    for ours, given in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, given, atol=1e-5)
+
+
+def test_evaluate_asks_no_features_of_another_backbone(judged):
+    expected, _ = judged()
+    embedding = json.loads((FEATURES / "features.json").read_text())
+    (FEATURES / "features.json").write_text(json.dumps(embedding | {"key": "another"}))
+    for path in FEATURES.glob("*.npz"):
+        path.unlink()
+    found, times = judged()
+    assert "images_per_second" in times
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
+
+
+def test_evaluate_says_which_features_are_damaged(judged):
+    path = shard_path(FEATURES, 1)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(UserError, match=r"data/features is damaged.*features-00001.*dvc repro fe"):
+        judged()
 
 
 def test_part_of_the_photos_needs_no_new_features(workspace):

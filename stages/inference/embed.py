@@ -1,16 +1,12 @@
-"""The frozen part of a transfer-learning net on its own: what it makes of images, and who it is."""
-
-import hashlib
-import json
-import os
+"""The frozen part of a transfer-learning net on its own, made fast: what it makes of images."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from stages.architectures import build_model, portable
-from stages.errors import UserError
 from stages.inference.fold import folded
+from stages.inference.frozen import frozen_part, identity
 from stages.parameters.model import Model
 
 # Always so many images at a time, the last ones filled up: TensorFlow's libraries choose how to
@@ -40,29 +36,3 @@ class Backbone:
         batch = np.zeros(self._shape, np.uint8)
         batch[: len(images)] = images
         return self._forward(batch).numpy()[: len(images)]
-
-
-def frozen_part(net: keras.Model) -> keras.Model:
-    """Images 0 to 255 (n, h, w, c) to features (n, d): `net` up to what its last layer takes.
-
-    Raises `UserError` for a net that has weights elsewhere than in a layer named backbone and in
-    its last layer, a dense one.
-    """
-    trained = [layer.name for layer in net.layers if layer.weights]
-    last = net.layers[-1]
-    if trained != ["backbone", last.name] or not isinstance(last, keras.layers.Dense):
-        raise UserError(
-            "model.backbone: frozen needs an architecture with weights in a layer named backbone "
-            f"and in one dense layer after it; this one has them in {', '.join(trained)}"
-        )
-    return keras.Model(net.input, last.input, name="features")
-
-
-def identity(part: keras.Model) -> str:
-    """A digest in hex of the layers and weights of a `frozen_part`, and of what computes it."""
-    library = f"{tf.__version__} {os.environ.get('TF_ENABLE_ONEDNN_OPTS')}"
-    digest = hashlib.sha256(library.encode())
-    digest.update(json.dumps(part.get_config(), sort_keys=True).encode())
-    for weight in part.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()

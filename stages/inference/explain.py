@@ -33,9 +33,9 @@ def last_convolution(model: keras.Model) -> keras.Layer | None:
 def grad_cam(
     model: keras.Model, layer: keras.Layer, images: np.ndarray, targets: np.ndarray
 ) -> np.ndarray:
-    """Maps uint8 (n, rows, columns), 255 where the image spoke most for its class `targets`.
+    """Maps uint8 (n, k, rows, columns), 255 where the image spoke most for a class of `targets`.
 
-    `images` uint8 (n, height, width, channels), `targets` int (n,). The map has the
+    `images` uint8 (n, height, width, channels), `targets` int (n, k). The map has the
     resolution of `layer`'s output and is all zero where nothing spoke for the class.
 
     The map is a sum of the layer's channels, each weighted by how much the score of the class
@@ -43,16 +43,25 @@ def grad_cam(
     class is kept. The score is the class's log-odds: unlike the probability, it has a useful
     gradient where the model is certain.
     """
-    with tf.GradientTape() as tape, _outputs_of(layer, tape) as outputs:
+    # Watched is what the layer puts out alone: else the tape holds all that comes before it.
+    recorder = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+    with recorder as tape, _outputs_of(layer, tape) as outputs:
         probabilities = tf.cast(model(tf.constant(images), training=False), tf.float32)
-        chosen = tf.one_hot(targets, probabilities.shape[-1])
-        own = tf.reduce_sum(probabilities * chosen, axis=-1)
-        others = tf.reduce_sum(probabilities * (1 - chosen), axis=-1)
-        score = tf.math.log(own + TINY) - tf.math.log(others + TINY)
+        scores = []
+        for target in targets.T:
+            chosen = tf.one_hot(target, probabilities.shape[-1])
+            own = tf.reduce_sum(probabilities * chosen, axis=-1)
+            others = tf.reduce_sum(probabilities * (1 - chosen), axis=-1)
+            scores.append(tf.math.log(own + TINY) - tf.math.log(others + TINY))
     activations = outputs[-1]
-    gradients = tape.gradient(score, activations)
+    maps = [_map(activations, tape.gradient(score, activations)) for score in scores]
+    return np.stack(maps, axis=1)
+
+
+def _map(activations: tf.Tensor, gradients: tf.Tensor | None) -> np.ndarray:
+    """uint8 (n, rows, columns), by both (n, rows, columns, channels)."""
     if gradients is None:  # the layer's output does not lead to the probabilities
-        return np.zeros((len(images), 1, 1), np.uint8)
+        return np.zeros((len(activations), 1, 1), np.uint8)
     activations, gradients = (tf.cast(t, tf.float32).numpy() for t in (activations, gradients))
     weights = gradients.mean(axis=(1, 2), keepdims=True)
     maps = np.nan_to_num(np.maximum((weights * activations).sum(axis=-1), 0))
@@ -76,17 +85,10 @@ def explain(
     if layer is None or not len(chosen):
         return np.zeros((0, 2, 1, 1), np.uint8)
     pixels = test.pixels.take(test.rows[chosen])
+    targets = np.stack([predicted[chosen], test.labels[chosen]], axis=1)
     size = min(batch_size, 16)
-    both = [
-        np.concatenate(
-            [
-                grad_cam(model, layer, pixels[at : at + size], targets[at : at + size])
-                for at in range(0, len(chosen), size)
-            ]
-        )
-        for targets in (predicted[chosen], test.labels[chosen])
-    ]
-    return np.stack(both, axis=1)
+    parts = [slice(at, at + size) for at in range(0, len(chosen), size)]
+    return np.concatenate([grad_cam(model, layer, pixels[at], targets[at]) for at in parts])
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 
 from stages.errors import UserError
 from stages.inference import trust
-from stages.inference.probabilities import observer, probabilities
+from stages.inference.probabilities import Seen, observer
 from stages.metrics import scores
 from stages.parameters.evaluate import Evaluate
 from stages.progress import progress
@@ -31,15 +31,17 @@ class Judged(NamedTuple):
 
 
 def judge_of(
-    model: keras.Model, reference: Reference | None, tta: str
+    observe: Callable[[np.ndarray], Seen], reference: Reference | None
 ) -> Callable[[np.ndarray], Judged]:
-    """A function from uint8 (n, height, width, channels) to what `model` makes of them."""
-    observe = observer(model, tta, reference.trained if reference else None)
+    """A function from global rows of the pixels, int (n,), to what the model makes of those images.
+
+    `observe` is the model's, of the same rows.
+    """
     mean, axes = trust.plane(reference.trained) if reference else (0.0, np.zeros((1, 2)))
 
-    def judge(pixels: np.ndarray) -> Judged:
-        seen = observe(pixels)
-        features = seen.features if reference else np.zeros((len(pixels), 1))
+    def judge(rows: np.ndarray) -> Judged:
+        seen = observe(rows)
+        features = seen.features if reference else np.zeros((len(rows), 1))
         place = ((features - mean) @ axes).astype(np.float32)
         return Judged(seen.probabilities, seen.distance, place)
 
@@ -50,11 +52,12 @@ def look_at(
     judge: Callable[[np.ndarray], Judged], images: ImageSet, batch_size: int, what: str
 ) -> Judged:
     """What the model makes of `images`; holds one batch of pixels and features at a time."""
-    parts = [judge(images.images(0, 0))]  # for the shapes, if there are no images
+    parts = [judge(images.rows[:0])]  # for the shapes, if there are no images
     with progress(len(images), "images", what) as bar:
-        for pixels in images.batches(batch_size):
-            parts.append(judge(pixels))
-            bar.update(len(pixels))
+        for start in range(0, len(images), batch_size):
+            rows = images.rows[start : start + batch_size]
+            parts.append(judge(rows))
+            bar.update(len(rows))
     seen = Judged(*map(np.concatenate, zip(*parts, strict=True)))
     if bad := int((~np.isfinite(seen.probabilities)).any(axis=1).sum()):
         raise UserError(
@@ -69,7 +72,8 @@ def accuracy_by_epoch(
 ) -> list[tuple]:
     """Accuracy on the extra set with the weights of each epoch saved in `folder`. Nothing is
     chosen by it."""
-    judge, rows = judge_of(model, None, settings.tta), []
+    observe, rows = observer(model, settings.tta), []
+    judge = judge_of(lambda at: observe(extra.pixels.take(at)), None)
     for path in sorted(folder.glob("epoch-*.weights.h5")):
         model.load_weights(path)
         seen = look_at(judge, extra, settings.batch_size, f"extra images, {path.stem}")
@@ -80,14 +84,16 @@ def accuracy_by_epoch(
     return rows
 
 
-def seconds_per_single_image(model: keras.Model, test: ImageSet, runs: int = 20) -> float:
-    """Median time of one image alone, as a service would see it."""
+def seconds_per_single_image(
+    observe: Callable[[np.ndarray], Seen], image: np.ndarray, runs: int = 20
+) -> float:
+    """Median time of one `image` uint8 (1, h, w, c) alone, as a service would see it."""
+    observe(image)  # the first takes longer
     times = []
-    marks = (time.perf_counter() for _ in probabilities(model, [test.images(0, 1)] * (runs + 1)))
-    first = next(marks)  # includes the compilation
-    for mark in marks:
-        times.append(mark - first)
-        first = mark
+    for _ in range(runs):
+        started = time.perf_counter()
+        observe(image)
+        times.append(time.perf_counter() - started)
     return float(np.median(times))
 
 

@@ -60,6 +60,8 @@ def observer(
 ) -> Callable[[np.ndarray], Seen]:
     """A function like that of `classifier`, that gives all of `Seen`, by the same pass of the net.
 
+    A `model` that takes features instead of images is given these, float32 (n, d).
+
     `trained` (m, d) are features of training images. Features and distance are those of the image
     as it is, not averaged over views. The distances are a part of the graph: beside it, in
     NumPy, they took as long as a small net (the threads of both wait for each other). Raises
@@ -68,7 +70,9 @@ def observer(
     layer = _last_kernel(model)
     known = None if trained is None or not len(trained) else tf.constant(directions(trained).T)
 
-    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)], autograph=False)
+    takes = tf.TensorSpec(model.input_shape, tf.uint8 if len(model.input_shape) > 2 else tf.float32)
+
+    @tf.function(input_signature=[takes], autograph=False)
     def forward(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         with _inputs_of(layer) as inputs:
             answers = [

@@ -11,15 +11,15 @@ For people to look at: nothing is learned from it. Test labels change no trainin
 one by hand mends the yardstick, not the model.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import numpy as np
 
-from stages.inference.probabilities import Seen, observer
+from stages.inference.probabilities import Seen
 from stages.inference.trust import directions
-from stages.store.features import PLAIN, read_embedding, read_features
+from stages.store.features import Features, read_embedding
 from stages.store.image_set import ImageSet
 from stages.store.names import cell, path_cell
 from stages.store.outputs import made_by
@@ -111,7 +111,7 @@ def nearest(
 
 
 def describe(
-    model: keras.Model,
+    observe: Callable[[np.ndarray], Seen],
     sets: dict[str, ImageSet],
     found: list[Suspect],
     features_folder: Path,
@@ -120,8 +120,9 @@ def describe(
 ) -> list[tuple]:
     """The rows of reports/label_suspects.csv: `most` at most of the suspects `found` in `sets`.
 
-    Each with the class that `model` suggests and the nearest training images of both classes, by
-    the features in `features_folder` if there are any, else by those of `model`.
+    Each with the class that a model suggests and the nearest training images of both classes, by
+    the features in `features_folder` if there are any, else by those of the model, of which
+    `observe` tells what it makes of the images at global rows of the pixels.
     """
     listed, train = found[:most], sets["train"]
     if not listed:
@@ -130,11 +131,9 @@ def describe(
     images = [(sets[suspect.side], suspect.position) for suspect in listed]
     rows = np.array([of.rows[at] for of, at in images])
     given = np.array([of.labels[at] for of, at in images])
-    observe = observer(model)
 
     def look(rows: np.ndarray) -> Seen:
-        starts = range(0, len(rows), size)
-        parts = [observe(train.pixels.take(rows[start : start + size])) for start in starts]
+        parts = [observe(rows[start : start + size]) for start in range(0, len(rows), size)]
         return Seen(*map(np.concatenate, zip(*parts, strict=True)))
 
     probabilities, features, _ = look(rows)
@@ -144,7 +143,7 @@ def describe(
     with made_by("features", features_folder):
         if read_embedding(features_folder):  # then they are there
             both = np.concatenate([rows, train.rows[others]])
-            embedded = read_features(features_folder, train.pixels.starts, both, PLAIN)
+            embedded = Features(features_folder, train.pixels.starts).take(both)
             features, compared = embedded[: len(rows)], embedded[len(rows) :]
         else:
             compared = look(train.rows[others]).features if len(others) else features[:0]

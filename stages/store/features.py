@@ -67,24 +67,38 @@ def read_member(path: Path, name: str) -> np.ndarray:
         raise ValueError(f"{path} is damaged ({error})") from None
 
 
-def read_features(folder: Path, starts: np.ndarray, rows: np.ndarray, view: str) -> np.ndarray:
-    """Features float32 (n, d) of the images at the global `rows` of the pixels, as `view`.
+class Features:
+    """The features in `folder`, as `view`, of images at global rows of pixels.
 
-    `starts` are the first global rows of the shards, and the end. Holds one shard at a time
-    beside the result. Raises `FileNotFoundError` or `ValueError` if they are not there.
+    `starts` are the first rows of the shards, and the end. Holds the shard that was read last.
+    Raises `FileNotFoundError` or `ValueError` if they are not there.
     """
-    embedding = read_embedding(folder)
-    if embedding is None:
-        raise ValueError(f"{folder / EMBEDDING} names no network")
-    out = np.empty((len(rows), embedding.width), np.float32)
-    which = np.searchsorted(starts, rows, side="right") - 1
-    for shard in np.unique(which).tolist():
-        at = np.flatnonzero(which == shard)
-        features = read_member(shard_path(folder, shard), view)
-        if features.shape != (starts[shard + 1] - starts[shard], embedding.width):
-            raise ValueError(f"{shard_path(folder, shard)} is about other images")
-        out[at] = features[rows[at] - starts[shard]]
-    return out
+
+    def __init__(self, folder: Path, starts: np.ndarray, view: str = PLAIN):
+        embedding = read_embedding(folder)
+        if embedding is None:
+            raise ValueError(f"{folder / EMBEDDING} names no network")
+        self.width = embedding.width
+        self._folder, self._starts, self._view = folder, starts, view
+        self._number, self._shard = -1, np.empty((0, self.width), np.float32)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """float32 (n, d) at the global `rows`. In ascending order each shard is read once."""
+        out = np.empty((len(rows), self.width), np.float32)
+        which = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(which).tolist():
+            at = np.flatnonzero(which == number)
+            out[at] = self._read(number)[rows[at] - self._starts[number]]
+        return out
+
+    def _read(self, number: int) -> np.ndarray:
+        if number != self._number:
+            path = shard_path(self._folder, number)
+            shard = read_member(path, self._view)
+            if shard.shape != (self._starts[number + 1] - self._starts[number], self.width):
+                raise ValueError(f"{path} is about other images")
+            self._number, self._shard = number, shard
+        return self._shard
 
 
 class Known:

@@ -17,12 +17,12 @@ from stages.architectures import adapt_model, build_model, portable
 from stages.augmentation import Augmentation
 from stages.errors import UserError
 from stages.files import LEARNING_CURVE_COLUMNS
-from stages.inference.embed import frozen_part, identity
+from stages.inference.frozen import frozen_part, identity
 from stages.inference.probabilities import MOST_FEATURES
 from stages.parameters.augment import Augment
 from stages.parameters.model import Model
 from stages.parameters.train import Train
-from stages.store.features import PLAIN, read_embedding, read_features
+from stages.store.features import PLAIN, Features, read_embedding
 from stages.store.image_set import ImageSet
 from stages.store.model import REFERENCE_IMAGES, Calibration, ModelInfo, save_model
 from stages.store.outputs import made_by
@@ -212,7 +212,7 @@ class Job:
                 raise ValueError("its features are those of another network")
 
             def features(rows: np.ndarray, view: str = PLAIN) -> np.ndarray:
-                return read_features(folder, starts, rows, view)
+                return Features(folder, starts, view).take(rows)
 
             photos = Photos(
                 np.stack([features(self.images.rows, view) for view in embedding.views], axis=1),
