@@ -58,7 +58,8 @@ def train_in_turns(turn: Turn, folder: Path, state: Path, values: dict, before=N
     from stages.training.loop import fit
 
     train_set = load_image_set(folder, folder / "train.csv")
-    job = Job(Parameters.model_validate(values), train_set, None, folder, state, [])
+    relatives = np.arange(len(train_set))
+    job = Job(Parameters.model_validate(values), train_set, None, relatives, folder, state, [])
     clock = None
 
     def epoch_done(rows):

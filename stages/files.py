@@ -17,7 +17,7 @@ PROCESSED = Path("data/processed")  # pixels in shards, DATASET, INDEX and REJEC
 DECODED_SO_FAR = Path("data/.processed")  # by a run that has not ended, or has failed
 
 # split
-SPLITS = Path("data/splits")  # a table for each of SIDES
+SPLITS = Path("data/splits")  # a table for each of SIDES, and RELATIVES
 DATA_SUMMARY = Path("reports/data.json")
 DATA_ISSUES = Path("reports/data_issues.csv")
 
@@ -82,6 +82,10 @@ REJECTS = "rejects.csv"
 REJECTS_COLUMNS = ("file", "reason", "sha256")
 
 SPLIT_COLUMNS = ("id", "label")
+# Training images that must not be learned from and judged at once, with the first of those that
+# each is related to: copies, near-duplicates kept together, images of one group.
+RELATIVES = "relatives.csv"
+RELATIVES_COLUMNS = ("id", "first")
 # A pair of images, 1 - correlation of whose pixels is the `distance` (empty where they are related
 # in another way), or a single image that stands out by its `value`, with all `other_*` empty. Kinds
 # of `issue` come in this order.

@@ -18,17 +18,19 @@ from stages.files import (
     NEAR,
     PROCESSED,
     REJECTS,
+    RELATIVES,
+    RELATIVES_COLUMNS,
     SIDES,
     SPLIT_COLUMNS,
     SPLITS,
 )
 from stages.parameters.section import read_settings
 from stages.parameters.split import Split
-from stages.splits import RANK, describe
+from stages.splits import RANK, TRAIN, describe
 from stages.splits.describe import summarise, write_summary
 from stages.splits.near_duplicates import components, near_duplicates, parse_hashes, unchecked
 from stages.splits.oddities import odd_images
-from stages.splits.plan import plan_sides
+from stages.splits.plan import connected, plan_sides, relatives_of
 from stages.store.outputs import Outputs, made_by, outputs_of
 from stages.store.processed import Dataset, Pixels
 from stages.store.tables import iterate, read_table, write_table
@@ -106,6 +108,9 @@ def split(outputs: Outputs) -> str:
     for side, name in enumerate(SIDES):
         chosen = images.select(SPLIT_COLUMNS).filter(plan.sides == side)
         write_table(folder / f"{name}.csv", SPLIT_COLUMNS, iterate(chosen))
+    related = relatives_of(plan.sides == TRAIN, connected(plan.relatives, plan.pixels))
+    ids = (images["id"].take(pa.array(at)).to_pylist() for at in related.T)
+    write_table(folder / RELATIVES, RELATIVES_COLUMNS, zip(*ids, strict=True))
     return headline(summary)
 
 

@@ -19,6 +19,7 @@ from stages.files import (
     MODEL,
     PRETRAINED,
     PROCESSED,
+    RELATIVES,
     SPLITS,
     TENSORBOARD,
     TIMES,
@@ -27,7 +28,7 @@ from stages.parameters.augment import Augment
 from stages.parameters.model import Model
 from stages.parameters.section import read_settings
 from stages.parameters.train import Train
-from stages.store.image_set import ImageSet, load_image_set
+from stages.store.image_set import ImageSet, load_image_set, read_relatives
 from stages.store.model import record_times
 from stages.store.outputs import Outputs, outputs_of
 
@@ -56,6 +57,7 @@ def train(outputs: Outputs) -> tuple["Job", dict[str, Any]]:
         JobSettings(augment, model, settings),
         train_set,
         validation,
+        read_relatives(SPLITS / RELATIVES, train_set),
         FEATURES,
         CHECKPOINTS,
         [*outputs.code, *tables],

@@ -12,7 +12,14 @@ from training_workspace import make_workspace, outputs, set_parameters
 import stages.architectures
 from stages import evaluate, features, train
 from stages.errors import UserError
-from stages.files import EMBEDDED_SO_FAR, FEATURES, INDEX, PRETRAINED, PROCESSED
+from stages.files import (
+    EMBEDDED_SO_FAR,
+    FEATURES,
+    INDEX,
+    PRETRAINED,
+    PROCESSED,
+    RELATIVES_COLUMNS,
+)
 from stages.images.fingerprints import digests
 from stages.store.features import (
     MIRRORED,
@@ -226,6 +233,32 @@ def test_labels_are_doubted_by_layers_that_never_saw_the_image(workspace, backbo
     assert confidence[[7, 29]].max() < 0.3 < np.median(confidence)
 
 
+def test_related_images_are_not_judged_by_what_was_learned_from_each_other(workspace):
+    workspace()
+    path = Path("data/splits/train.csv")
+    named = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    series = [id for id, name in named if name == "kind 0"]
+    rows = [(id, series[0]) for id in series]
+    write_table("data/splits/relatives.csv", RELATIVES_COLUMNS, rows)
+    features.main()
+    train.main()
+    confidence = np.load("models/label_confidence.npy")
+    kinds = np.array([name for _, name in named])
+    assert confidence[kinds == "kind 0"].max() < 1e-6  # no layer that judges it has seen the kind
+    assert np.median(confidence[kinds != "kind 0"]) > 0.9
+
+
+def test_images_that_are_all_related_cannot_be_cross_validated(workspace):
+    workspace()
+    ids = [
+        line.split(",")[0] for line in Path("data/splits/train.csv").read_text().splitlines()[1:]
+    ]
+    write_table("data/splits/relatives.csv", RELATIVES_COLUMNS, [(id, ids[0]) for id in ids])
+    features.main()
+    with pytest.raises(UserError, match="all training images are related"):
+        train.main()
+
+
 def test_the_curve_tells_how_many_photos_are_enough(workspace):
     folder = workspace()
     features.main()
@@ -349,16 +382,16 @@ def photos(labels, seed=0, width=30, weights=None, noise=1.0) -> Photos:
     return Photos(seen.astype(np.float32), labels, np.arange(len(labels)), weights)
 
 
-def test_copies_are_in_one_fold_and_classes_in_equal_shares():
+def test_relatives_are_in_one_fold_and_classes_in_equal_shares():
     labels = np.repeat([0, 1], [40, 12])
-    copies = np.arange(52)
-    copies[[3, 7, 9]] = 3
-    found = folds(labels, copies, seed=1)
+    relatives = np.arange(52)
+    relatives[[3, 7, 9]] = 3
+    found = folds(labels, relatives, seed=1)
     assert len(set(found[[3, 7, 9]])) == 1
     for label, count in ((0, 40), (1, 12)):
         shares = np.bincount(found[labels == label], minlength=FOLDS)
         assert abs(shares - count / FOLDS).max() <= 3
-    assert (folds(labels, copies, seed=2) != found).any()
+    assert (folds(labels, relatives, seed=2) != found).any()
 
 
 def test_the_first_of_each_class_are_taken():
@@ -369,7 +402,7 @@ def test_no_image_is_judged_by_a_layer_that_saw_it():
     """Labels drawn by lot cannot be told on images that were held out."""
     labels = np.random.default_rng(0).integers(0, 2, 200)
     given = photos(np.zeros(200, int), width=300)
-    head = fit_head(Photos(given.features, labels, given.copies, np.ones(2)), 0)
+    head = fit_head(Photos(given.features, labels, given.relatives, np.ones(2)), 0)
     assert abs((head.held_out.argmax(axis=1) == labels).mean() - 0.5) < 0.12
     assert head.strength < 0.01
 
@@ -402,7 +435,10 @@ def test_balanced_weights_find_more_of_a_rare_class():
 def test_of_few_photos_that_say_nothing_half_are_right():
     """A fold holds fewer of the class that it judges: that alone must not decide."""
     right = [
-        (fit_head(Photos(given.features, labels, given.copies, np.ones(2)), seed).held_out, labels)
+        (
+            fit_head(Photos(given.features, labels, given.relatives, np.ones(2)), seed).held_out,
+            labels,
+        )
         for seed in range(30)
         for given in [photos(np.zeros(6, int), seed=seed, width=300)]
         for labels in [np.arange(6) % 2]

@@ -227,6 +227,26 @@ def test_the_same_pixels_under_two_classes_are_reported(project):
     assert line["side"] == line["other_side"]
 
 
+@pytest.mark.parametrize("method", ["stratified", "hash"])
+def test_train_is_told_which_of_its_images_are_related(project, method):
+    """Cross-validation that learns from one shot of a series and judges another flatters."""
+    rows = images(30)
+    for n, row in enumerate(rows):
+        row["group"] = f"series {n // 4}" if n < 40 else ""
+    rows += [image("dog", 99_000 + n, pixels=row["pixels"]) for n, row in enumerate(rows[-10:])]
+    sides = project.split(rows, method=method)
+    kin = {
+        row["id"]: row["group"] or row["pixels"] for row in rows if row["path"] in sides["train"]
+    }
+    several = {name for name, count in Counter(kin.values()).items() if count > 1}
+    table = project.table("data/splits/relatives.csv")
+    assert {line["id"] for line in table} == {id for id, name in kin.items() if name in several}
+    assert all(kin[line["id"]] == kin[line["first"]] for line in table)
+    assert len({line["first"] for line in table}) == len(several)
+    assert any(name.startswith("series") for name in several)
+    assert any(not name.startswith("series") for name in several)
+
+
 @pytest.mark.parametrize("group_by", [None, r"patient(\d+)", r"patient\d+"])
 @pytest.mark.parametrize("method", ["stratified", "hash"])
 def test_related_images_stay_on_one_side(project, method, group_by):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from stages.files import INDEX_COLUMNS
+from stages.files import INDEX_COLUMNS, RELATIVES_COLUMNS
 from stages.images.fingerprints import digests
 from stages.parameters.pixels import Preprocessing
 from stages.parameters.whole import Parameters
@@ -61,6 +61,7 @@ def make_workspace(folder: Path, train_images=48, val_images=24, classes=3, **se
     for side, part in (("train", index[:train_images]), ("val", index[train_images:])):
         rows = [(line["id"], line["label"]) for line in part]
         write_table(splits / f"{side}.csv", ("id", "label"), rows)
+    write_table(splits / "relatives.csv", RELATIVES_COLUMNS, [])
     set_parameters(folder, **sections)
     (folder / "data/features").mkdir()
     write_embedding(folder / "data/features", None)

@@ -134,6 +134,7 @@ def run_case(seed: int, top: Path, number: int) -> Outcome:
 
 def judge_set(project: Path, inbox: Path, passed_over: int) -> Outcome:
     """Whether every file of `inbox` is in one place only of those that the stages name."""
+    from stages.files import SIDES
     from stages.store.tables import read_table
 
     files = [path for path in inbox.rglob("*") if path.is_file() and path.name not in HIDDEN]
@@ -143,8 +144,8 @@ def judge_set(project: Path, inbox: Path, passed_over: int) -> Outcome:
     rejects = read_table(processed / "rejects.csv", ["file", "reason"]).to_pylist()
     sides = [
         line["id"]
-        for path in sorted(splits.glob("*.csv"))
-        for line in read_table(path, ["id"]).to_pylist()
+        for side in SIDES
+        for line in read_table(splits / f"{side}.csv", ["id"]).to_pylist()
     ]
     summary = json.loads((project / "reports/data.json").read_text(encoding="utf-8"))
     left_out = summary["duplicates"]["left_out"]

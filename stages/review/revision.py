@@ -26,6 +26,7 @@ from stages.files import (
     PREDICTIONS_COLUMNS,
     PROCESSED,
     SCORES,
+    SIDES,
     SPLIT_COLUMNS,
     SPLITS,
     TIMES,
@@ -137,9 +138,10 @@ def _read_issues(path: Path, rejects: dict[str, int]) -> dict[str, int] | None:
 
 def _read_images(folder: Path) -> pa.Table | None:
     tables = []
-    for path in sorted(folder.glob("*.csv")):
-        table = read_table(path, SPLIT_COLUMNS)
-        tables.append(table.append_column("side", pa.repeat(path.stem, len(table))))
+    for side in sorted(SIDES):
+        if (path := folder / f"{side}.csv").exists():
+            table = read_table(path, SPLIT_COLUMNS)
+            tables.append(table.append_column("side", pa.repeat(side, len(table))))
     return pa.concat_tables(tables) if tables else None
 
 

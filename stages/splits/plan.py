@@ -72,6 +72,17 @@ def connected(units: np.ndarray, relatives: np.ndarray) -> np.ndarray:
     return np.unique(sets[units], return_inverse=True)[1]
 
 
+def relatives_of(chosen: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    """Positions int64 (m, 2) of those of `chosen` bool (n,) that share a number of `sets` int64
+    (n,) with others of them: each, and the first of its set."""
+    at = np.flatnonzero(chosen)
+    _, first, number, count = np.unique(
+        sets[at], return_index=True, return_inverse=True, return_counts=True
+    )
+    several = count[number] > 1
+    return np.stack([at[several], at[first[number[several]]]], axis=1)
+
+
 def smallest_names(names: pa.Array, units: np.ndarray, sets: np.ndarray) -> pa.Array:
     """For each number in `sets` int64 (n,) the first in the alphabet of its units' `names`."""
     rank = pc.rank(names).to_numpy()[units]

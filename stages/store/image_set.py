@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from stages.errors import UserError
-from stages.files import INDEX, SPLIT_COLUMNS
+from stages.files import INDEX, RELATIVES_COLUMNS, SPLIT_COLUMNS
 from stages.store.outputs import made_by
 from stages.store.processed import Dataset, Pixels
-from stages.store.tables import read_table
+from stages.store.tables import iterate, read_table
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,16 @@ def load_image_set(processed: str | Path, split: str | Path) -> ImageSet:
         pixels=pixels,
         dataset=dataset,
     )
+
+
+def read_relatives(path: Path, images: ImageSet) -> np.ndarray:
+    """Numbers that those of `images` share which the table `path` says are related, int (n,)."""
+    at = {id: number for number, id in enumerate(images.ids.tolist())}
+    numbers = np.arange(len(images))
+    with made_by("split", path):
+        for id, first in iterate(read_table(path, RELATIVES_COLUMNS)):
+            numbers[at[id]] = at[first]
+    return numbers
 
 
 def pixel_digests(processed: Path, pixels: Pixels) -> np.ndarray:

@@ -17,6 +17,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from stages.errors import UserError
+
 FOLDS = 5
 # scikit-learn's C, from a strong regularisation to a weak one; the sum over the images is weighed
 # against the squares of the weights, of features with variance one.
@@ -30,13 +32,13 @@ ABSENT = -30.0  # the logit of a class without images: e to this is nothing
 class Photos:
     """What there is to learn from: `features` float32 (n, views, d); `labels` int (n,).
 
-    `copies` int (n,) is alike for images that must not be learned from and judged at once.
+    `relatives` int (n,) is alike for images that must not be learned from and judged at once.
     `weights` float (classes,) are factors on the loss of each class.
     """
 
     features: np.ndarray
     labels: np.ndarray
-    copies: np.ndarray
+    relatives: np.ndarray
     weights: np.ndarray
 
     def __len__(self) -> int:
@@ -95,19 +97,24 @@ class Head(NamedTuple):
 
 def fit_head(photos: Photos, seed: int) -> Head:
     """Fit the last layer to `photos`. The number of cores makes no difference."""
-    fold_of = folds(photos.labels, photos.copies, seed)
+    fold_of = folds(photos.labels, photos.relatives, seed)
     # In an order drawn by lot, so that the first few are no series of shots.
     drawn = np.random.Generator(np.random.Philox(key=[seed, 1])).permutation(len(photos))
     parts = [(drawn[fold_of[drawn] != k], np.flatnonzero(fold_of == k)) for k in range(FOLDS)]
     parts = [(learn, judge) for learn, judge in parts if len(learn) and len(judge)]
+    if not parts:
+        raise UserError(
+            "all training images are related (copies, or one group), so that none is left to judge "
+            "what was learned from the others; add images, or change split.group_by"
+        )
     every = np.arange(len(photos))
     # One thread each: sums in another order would be other numbers.
     with threadpool_limits(1), Parallel(n_jobs=os.cpu_count(), prefer="threads") as parallel:
         losses = parallel(delayed(_losses)(photos, learn, judge) for learn, judge in parts)
-        summed = np.sum(losses, axis=0) if losses else np.zeros(len(STRENGTHS))
+        summed = np.sum(losses, axis=0)
         strength = STRENGTHS[int(np.argmin(summed))]
         largest = int(np.bincount(photos.labels).max())
-        largest -= largest // FOLDS if parts else 0
+        largest -= largest // FOLDS
         curve = []
         for most in [*(number for number in PHOTOS if number < largest), largest]:
             held_out = np.zeros((len(photos), len(photos.weights)), np.float32)
@@ -116,16 +123,16 @@ def fit_head(photos: Photos, seed: int) -> Head:
             for (_, judge), (layer,) in zip(parts, layers, strict=True):
                 held_out[judge] = layer.probabilities(photos.features[judge, 0])
             right = int((held_out.argmax(axis=1) == photos.labels).sum())
-            images = round(sum(map(len, chosen)) / max(1, len(chosen)))
+            images = round(sum(map(len, chosen)) / len(chosen))
             curve.append(Point(most, images, right, len(photos)))
         (layer,) = _fit(photos, every, (strength,))
     weight = float(photos.weights[photos.labels].sum())
     return Head(layer, strength, (summed / weight).tolist(), curve, held_out)
 
 
-def folds(labels: np.ndarray, copies: np.ndarray, seed: int) -> np.ndarray:
-    """The fold of each image, int (n,): copies in one, the classes in equal shares in each."""
-    _, first, group = np.unique(copies, return_index=True, return_inverse=True)
+def folds(labels: np.ndarray, relatives: np.ndarray, seed: int) -> np.ndarray:
+    """The fold of each image, int (n,): relatives in one, the classes in equal shares in each."""
+    _, first, group = np.unique(relatives, return_index=True, return_inverse=True)
     drawn = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(first))
     order = drawn[np.argsort(labels[first[drawn]], kind="stable")]
     fold_of_group = np.empty(len(first), np.int64)

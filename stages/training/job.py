@@ -119,6 +119,8 @@ class Job:
 
     Args:
         validation: an `ImageSet` to choose the best epoch by, or None.
+        relatives: int (n,), numbers that training images share which must not be learned from and
+            judged at once.
         features: the folder with the features of the backbone, if it is not trained from the start.
         folder: where the state and the log are kept until `checkpoint.delete()`.
         files: what the outcome depends on beside the settings, data and code: a state kept with
@@ -130,6 +132,7 @@ class Job:
         settings: JobSettings,
         train_set: ImageSet,
         validation: ImageSet | None,
+        relatives: np.ndarray,
         features: Path,
         folder: Path,
         files: Iterable[str | Path],
@@ -153,7 +156,9 @@ class Job:
         self.images = self._training_images()
         self.head: Head | None = None
         self.seen: tuple[np.ndarray, Sample | None] | None = None  # for `calibrate`, if known
-        self.start = None if settings.model.backbone == "trained" else self._fit_head(features)
+        self.start = (
+            None if settings.model.backbone == "trained" else self._fit_head(features, relatives)
+        )
         augment = settings.augment
         if self.frozen:  # an image and its mirror image are all that the last layer learns from
             augment = Augment(horizontal_flip=augment.horizontal_flip)
@@ -202,7 +207,7 @@ class Job:
         log.end(summary | {"precision": self.precision})
         return result
 
-    def _fit_head(self, folder: Path) -> Row:
+    def _fit_head(self, folder: Path, relatives: np.ndarray) -> Row:
         """Fit the last layer to the features in `folder`; how good it is, as epoch 0."""
         starts, classes = self.train_set.pixels.starts, len(self.train_set.dataset.classes)
         weights = self._class_weights()
@@ -217,7 +222,7 @@ class Job:
             photos = Photos(
                 np.stack([features(self.images.rows, view) for view in embedding.views], axis=1),
                 self.images.labels,
-                self.images.rows,  # copies of an image have the same pixels
+                relatives[self.images.chosen],
                 np.ones(classes) if weights is None else weights,
             )
             started = time.perf_counter()
