@@ -3,6 +3,7 @@
 Killed at any moment, the next run goes on from the last checkpoint and ends with the same bytes.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import UserError, run
@@ -26,7 +27,7 @@ from stages.files import (
 )
 from stages.parameters.augment import Augment
 from stages.parameters.model import Model
-from stages.parameters.section import read_settings
+from stages.parameters.section import Section, read_settings
 from stages.parameters.train import Train
 from stages.store.image_set import ImageSet, load_image_set, read_relatives
 from stages.store.model import record_times
@@ -48,6 +49,12 @@ def train(outputs: Outputs) -> tuple["Job", dict[str, Any]]:
     augment, model = read_settings(Augment), read_settings(Model)
     settings = read_settings(Train)
     train_set, validation = read_sets(model, settings)
+    if model.backbone == "frozen" and (unused := without_effect(augment, settings)):
+        print(
+            "model.backbone: frozen fits the last layer to features of each image as it is, without"
+            f" epochs: {', '.join(unused)} {'have' if len(unused) > 1 else 'has'} no effect",
+            flush=True,
+        )
 
     import stages.quiet  # noqa: F401  TensorFlow takes seconds, so after the quick checks
     from stages.training.job import Job, JobSettings
@@ -74,6 +81,31 @@ def train(outputs: Outputs) -> tuple["Job", dict[str, Any]]:
         confidence=outputs.file(LABEL_CONFIDENCE),
     )
     return job, result.times
+
+
+# What may be turned on for the training of a whole net, and a last layer alone has no use for.
+AUGMENT_USED = {"horizontal_flip", "fill", "fill_value"}
+TRAIN_UNUSED = (
+    *("label_smoothing", "clip_norm", "sampling", "averaging", "early_stopping", "fine_tune"),
+    *("image_sizes", "devices", "save_epochs"),
+)
+DEBUG_UNUSED = ("max_steps", "overfit_batch", "profile")
+
+
+def without_effect(augment: Augment, train: Train) -> list[str]:
+    """The settings that are turned on although a last layer fitted to features has no use for
+    them."""
+    sections: list[tuple[str, Section, Section, Iterable[str]]] = [
+        ("augment", augment, Augment(), [n for n in Augment.model_fields if n not in AUGMENT_USED]),
+        ("train", train, Train(), TRAIN_UNUSED),
+        ("train.debug", train.debug, Train().debug, DEBUG_UNUSED),
+    ]
+    return [
+        f"{section}.{name}"
+        for section, values, off, names in sections
+        for name in names
+        if getattr(values, name) != getattr(off, name)
+    ]
 
 
 def read_sets(model: Model, settings: Train) -> tuple[ImageSet, ImageSet | None]:

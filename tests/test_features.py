@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import yaml
 from training_workspace import make_workspace, outputs, set_parameters
 
 import stages.architectures
@@ -21,6 +23,8 @@ from stages.files import (
     RELATIVES_COLUMNS,
 )
 from stages.images.fingerprints import digests
+from stages.parameters.whole import Parameters
+from stages.recipe import write_recipe
 from stages.store.features import (
     MIRRORED,
     PLAIN,
@@ -33,7 +37,7 @@ from stages.store.image_set import load_image_set
 from stages.store.model import load_model, read_info
 from stages.store.processed import Pixels
 from stages.store.tables import read_table, write_table
-from stages.training.head import FOLDS, Photos, first_of_class, fit_head, folds
+from stages.training.head import FOLDS, Photos, first_of_class, fit_head, folds, threads_within
 
 ARCHITECTURE = """
 import keras
@@ -259,6 +263,37 @@ def test_images_that_are_all_related_cannot_be_cross_validated(workspace):
         train.main()
 
 
+def test_a_last_layer_that_does_not_fit_into_memory_is_refused(workspace):
+    workspace(train={"memory_limit": 1e-6})
+    features.main()
+    with pytest.raises(UserError, match=r"train\.memory_limit = 1e-06: fitting the last layer"):
+        train.main()
+
+
+def test_settings_that_a_frozen_backbone_has_no_use_for_are_named(workspace, capsys):
+    workspace(
+        augment=FLIP | {"rotation": 5.0, "fill": "wrap"},
+        train={"label_smoothing": 0.1, "debug": {"data_fraction": 0.5, "max_steps": 2}},
+    )
+    features.main()
+    train.main()
+    said = "augment.rotation, train.label_smoothing, train.debug.max_steps have no effect\n"
+    assert said in capsys.readouterr().out
+
+
+def test_no_recipe_of_a_frozen_backbone_sets_what_has_no_effect():
+    recipes = Path(__file__).parent.parent / "recipes"
+    texts = [write_recipe(path.stem, recipes) for path in recipes.glob("*.yaml")]
+    jobs = [Parameters.model_validate(yaml.safe_load(text)) for text in texts]
+    unused = [
+        train.without_effect(job.augment, job.train)
+        for job in jobs
+        if job.model.backbone == "frozen"
+    ]
+    assert unused
+    assert not any(unused)
+
+
 def test_the_curve_tells_how_many_photos_are_enough(workspace):
     folder = workspace()
     features.main()
@@ -402,21 +437,43 @@ def test_no_image_is_judged_by_a_layer_that_saw_it():
     """Labels drawn by lot cannot be told on images that were held out."""
     labels = np.random.default_rng(0).integers(0, 2, 200)
     given = photos(np.zeros(200, int), width=300)
-    head = fit_head(Photos(given.features, labels, given.relatives, np.ones(2)), 0)
+    head = fit_head(Photos(given.features, labels, given.relatives, np.ones(2)), 0, 2)
     assert abs((head.held_out.argmax(axis=1) == labels).mean() - 0.5) < 0.12
     assert head.strength < 0.01
 
 
 def test_clear_classes_are_told_apart_and_probabilities_are_sound():
     given = photos(np.arange(90) % 3)
-    head = fit_head(given, 0)
+    head = fit_head(given, 0, 2)
     assert (head.held_out.argmax(axis=1) == given.labels).mean() > 0.95
     np.testing.assert_allclose(head.held_out.sum(axis=1), 1, atol=1e-6)
 
 
+def test_the_fit_takes_no_more_memory_than_it_is_given():
+    given = photos(np.arange(2000) % 3, width=400)
+    size = given.features.nbytes
+    for threads in (1, 2):
+        limit = size * (1 + 1.1 * threads) + 1
+        assert threads_within(limit, *given.features.shape) == threads
+        tracemalloc.start()
+        fit_head(given, 0, threads)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert size + peak < 1.1 * limit  # and some numbers for each image
+    with pytest.raises(UserError, match=r"train\.memory_limit = 0\.0\d+: .* of 2,000 images"):
+        threads_within(2 * size, *given.features.shape)
+
+
+def test_the_number_of_threads_makes_no_difference():
+    given = photos(np.arange(90) % 3)
+    one, several = (fit_head(given, 0, threads) for threads in (1, 3))
+    assert one.layer.kernel.tobytes() == several.layer.kernel.tobytes()
+    assert one.held_out.tobytes() == several.held_out.tobytes()
+
+
 def test_one_output_says_the_same_as_two():
     given = photos(np.arange(60) % 2)
-    layer = fit_head(given, 0).layer
+    layer = fit_head(given, 0, 2).layer
     kernel, bias = layer.weights(1)
     logits = given.features[:, 0] @ kernel + bias
     one = 1 / (1 + np.exp(-logits[:, 0].astype(np.float64)))
@@ -426,7 +483,7 @@ def test_one_output_says_the_same_as_two():
 def test_balanced_weights_find_more_of_a_rare_class():
     labels = np.repeat([0, 1], [190, 10])
     recalls = [
-        (fit_head(photos(labels, weights=weights, noise=4.0), 0).held_out[190:, 1] > 0.5).mean()
+        (fit_head(photos(labels, weights=weights, noise=4.0), 0, 2).held_out[190:, 1] > 0.5).mean()
         for weights in ([1, 1], [200 / 380, 200 / 20])
     ]
     assert recalls[1] > recalls[0]
@@ -436,7 +493,7 @@ def test_of_few_photos_that_say_nothing_half_are_right():
     """A fold holds fewer of the class that it judges: that alone must not decide."""
     right = [
         (
-            fit_head(Photos(given.features, labels, given.relatives, np.ones(2)), seed).held_out,
+            fit_head(Photos(given.features, labels, given.relatives, np.ones(2)), seed, 2).held_out,
             labels,
         )
         for seed in range(30)
@@ -449,7 +506,7 @@ def test_of_few_photos_that_say_nothing_half_are_right():
 
 @pytest.mark.parametrize("labels", [[0, 0, 0, 1], [0, 1], [0, 0, 0, 0, 1, 1, 1, 1, 1, 2]])
 def test_few_photos_are_enough_for_a_layer(labels):
-    head = fit_head(photos(labels), 0)
+    head = fit_head(photos(labels), 0, 2)
     assert np.isfinite(head.layer.kernel).all()
     assert np.isfinite(head.held_out).all()
     assert head.curve[-1].judged == len(labels)

@@ -95,8 +95,25 @@ class Head(NamedTuple):
     held_out: np.ndarray
 
 
-def fit_head(photos: Photos, seed: int) -> Head:
-    """Fit the last layer to `photos`. The number of cores makes no difference."""
+def threads_within(memory_limit: float, images: int, views: int, width: int) -> int:
+    """How many layers may be fitted to features of `images` at once, within bytes of memory.
+
+    Raises `UserError` if it takes more for one.
+    """
+    size = images * views * width * 4
+    # Beside the features, each has a copy of its own to standardise, and 1/16 of it to work with.
+    threads = int((memory_limit / size - 1) / 1.1)
+    if not threads:
+        raise UserError(
+            f"train.memory_limit = {memory_limit / 2**30:g}: fitting the last layer to features of "
+            f"{images:,} images takes {2.1 * size / 2**30:.2g} GiB; raise it, or learn from fewer "
+            "images with train.debug.data_fraction"
+        )
+    return min(threads, os.cpu_count() or 1)
+
+
+def fit_head(photos: Photos, seed: int, threads: int) -> Head:
+    """Fit the last layer to `photos`. The number of `threads` makes no difference to it."""
     fold_of = folds(photos.labels, photos.relatives, seed)
     # In an order drawn by lot, so that the first few are no series of shots.
     drawn = np.random.Generator(np.random.Philox(key=[seed, 1])).permutation(len(photos))
@@ -109,7 +126,7 @@ def fit_head(photos: Photos, seed: int) -> Head:
         )
     every = np.arange(len(photos))
     # One thread each: sums in another order would be other numbers.
-    with threadpool_limits(1), Parallel(n_jobs=os.cpu_count(), prefer="threads") as parallel:
+    with threadpool_limits(1), Parallel(n_jobs=threads, prefer="threads") as parallel:
         losses = parallel(delayed(_losses)(photos, learn, judge) for learn, judge in parts)
         summed = np.sum(losses, axis=0)
         strength = STRENGTHS[int(np.argmin(summed))]
@@ -172,7 +189,8 @@ def _fit(photos: Photos, learn: np.ndarray, strengths: Sequence[float]) -> list[
     weights = (photos.weights * share)[labels] / views
     centre = features.mean(axis=0)
     features -= centre
-    spread = features.std(axis=0)
+    # A few columns at a time: it makes a copy of what it is given.
+    spread = np.concatenate([part.std(axis=0) for part in np.array_split(features, 16, axis=1)])
     spread[spread < 1e-6] = 1
     features /= spread
     present = np.unique(labels)

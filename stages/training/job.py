@@ -37,7 +37,7 @@ from stages.training.calibrate import (
     observed,
 )
 from stages.training.checkpoint import Checkpoint, fingerprint
-from stages.training.head import Head, Photos, fit_head
+from stages.training.head import Head, Photos, fit_head, threads_within
 from stages.training.learner import Learner, Scores
 from stages.training.log import EpochLog, Row, TensorBoardLog, Timing
 from stages.training.loop import Result, fit
@@ -219,14 +219,20 @@ class Job:
             def features(rows: np.ndarray, view: str = PLAIN) -> np.ndarray:
                 return Features(folder, starts, view).take(rows)
 
+            views, width, count = embedding.views, embedding.width, len(self.images)
+            limit = self.settings.train.memory_limit * 2**30
+            threads = threads_within(limit, count, len(views), width)
+            seen = np.empty((count, len(views), width), np.float32)
+            for number, view in enumerate(views):
+                seen[:, number] = features(self.images.rows, view)
             photos = Photos(
-                np.stack([features(self.images.rows, view) for view in embedding.views], axis=1),
+                seen,
                 self.images.labels,
                 relatives[self.images.chosen],
                 np.ones(classes) if weights is None else weights,
             )
             started = time.perf_counter()
-            self.head = head = fit_head(photos, self.settings.train.seed)
+            self.head = head = fit_head(photos, self.settings.train.seed, threads)
             self.fitting = round(time.perf_counter() - started, 3)
             judged = {"train": (photos.features[:, 0], photos.labels)}
             if self.validation:
@@ -372,7 +378,9 @@ class Job:
             count = max(1, round(len(self.train_set) * settings.debug.data_fraction))
             order = epoch_order(self.train_set.labels, settings.seed, FRACTION_DRAW)
             chosen = np.sort(order[:count])
-        return TrainingImages(self.train_set, settings.memory_limit * 2**30, chosen)
+        # A frozen backbone's features are there: of the pixels only a few are looked at.
+        limit = 0 if self.frozen else settings.memory_limit * 2**30
+        return TrainingImages(self.train_set, limit, chosen)
 
     def _learner(self) -> Learner:
         """The net to train, with all that its training needs."""
