@@ -147,7 +147,9 @@ def evaluate(outputs: Outputs) -> dict[str, float]:
     figures["model"] = {"parameters": model.count_params(), "bytes": MODEL.stat().st_size}
 
     mistakes = scores.most_confident_mistakes(test.labels, test_probabilities, settings.grad_cam)
-    maps = explain(model, test, mistakes, predicted, settings.batch_size)
+    maps, plain = explain(model, test, mistakes, predicted, settings.batch_size)
+    if settings.tta == "none":
+        _check(test_probabilities[mistakes[: len(plain)]], plain)
     layers, sha256 = layer_table(model), file_sha256(MODEL)
     times = {}
     if not known:  # else the net was not run
@@ -213,6 +215,24 @@ def _from_features(
             return features.take(rows)
 
     return take, rest
+
+
+# Rounding in another order changes a probability by 1e-5, on a GPU with shorter numbers by 1e-3.
+ROUNDING = 0.02
+
+
+def _check(ours: np.ndarray, plain: np.ndarray) -> None:
+    """Raise `UserError` unless the mistakes are those of the net as it is, too: the probabilities
+    (n, classes) that were judged, and `plain` ones, without shortcut.
+
+    A net that folding or wrong features spoil makes mistakes, and these are at hand.
+    """
+    if len(plain) and (difference := float(np.abs(ours - plain).max())) > ROUNDING:
+        raise UserError(
+            f"{MODEL} as it is answers otherwise than by {FEATURES} or without its normalisations "
+            f"(stages/inference/fold.py): a probability differs by {difference:.2f}; make the "
+            "features anew with dvc repro --force features, and report it if that does not help"
+        )
 
 
 def _judged(figures: dict[str, scores.Scores]) -> str:

@@ -246,7 +246,7 @@ def test_ten_photos_are_learnt_and_the_model_needs_keras_alone(tmp_path, monkeyp
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
     head = last_convolution(model)
     assert (head.name, head.kernel.shape) == ("head", (1, 1, 320, 1280))
-    assert grad_cam(model, head, images, probabilities.argsort(1)[:, -2:]).shape == (10, 2, 1, 1)
+    assert grad_cam(model, head, images, probabilities.argsort(1)[:, -2:])[0].shape == (10, 2, 1, 1)
     rows = {row["name"]: row for row in layer_table(model)}
     assert rows["backbone"]["parameters"] == 3_413_024
     assert rows["pool"]["shape"] == [1280]

@@ -232,11 +232,11 @@ def test_grad_cam_points_at_what_spoke_for_the_class():
     image[0, 2:6, 4:8, 1] = 40  # a green patch
     layer = last_convolution(model)
     assert layer.name == "last"  # found inside the nested model
-    heat = grad_cam(model, layer, image, np.array([[1]]))[0, 0]
+    heat = grad_cam(model, layer, image, np.array([[1]]))[0][0, 0]
     expected = np.zeros((8, 8), np.uint8)
     expected[1:3, 2:4] = 255
     np.testing.assert_array_equal(heat, expected)
-    assert not grad_cam(model, layer, image, np.array([[0]])).any()  # nothing is red
+    assert not grad_cam(model, layer, image, np.array([[0]]))[0].any()  # nothing is red
 
 
 def test_grad_cam_sees_through_full_confidence():
@@ -245,7 +245,9 @@ def test_grad_cam_sees_through_full_confidence():
     image = np.zeros((1, 16, 16, 3), np.uint8)
     image[0, 2:5, 2:5, 1] = 255
     assert model(image).numpy().max() == 1
-    assert grad_cam(model, last_convolution(model), image, np.array([[1]])).max() == 255
+    maps, probabilities = grad_cam(model, last_convolution(model), image, np.array([[1]]))
+    assert maps.max() == 255
+    assert probabilities.tolist() == model(image).numpy().tolist()
 
 
 def test_a_model_without_convolutions_has_no_grad_cam():

@@ -32,6 +32,7 @@ from stages.store.features import (
     read_member,
     shard_path,
     write_embedding,
+    write_shard,
 )
 from stages.store.image_set import load_image_set
 from stages.store.model import load_model, read_info
@@ -375,6 +376,16 @@ def test_evaluate_asks_no_features_of_another_backbone(judged):
     found, times = judged()
     assert "images_per_second" in times
     np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
+
+
+def test_evaluate_refuses_features_that_are_not_those_of_the_images(judged):
+    """Its mistakes are explained by the net as it is, which does not make them."""
+    for shard in (0, 1):
+        path = shard_path(FEATURES, shard)
+        found = {name: read_member(path, name) for name in (PLAIN, MIRRORED)}
+        write_shard(path, read_member(path, "pixels"), {k: v[::-1] for k, v in found.items()})
+    with pytest.raises(UserError, match=r"as it is answers otherwise than by data/features"):
+        judged()
 
 
 def test_evaluate_says_which_features_are_damaged(judged):

@@ -32,8 +32,9 @@ def last_convolution(model: keras.Model) -> keras.Layer | None:
 
 def grad_cam(
     model: keras.Model, layer: keras.Layer, images: np.ndarray, targets: np.ndarray
-) -> np.ndarray:
-    """Maps uint8 (n, k, rows, columns), 255 where the image spoke most for a class of `targets`.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maps uint8 (n, k, rows, columns), 255 where the image spoke most for a class of `targets`;
+    and the probabilities float32 (n, classes) that they explain.
 
     `images` uint8 (n, height, width, channels), `targets` int (n, k). The map has the
     resolution of `layer`'s output and is all zero where nothing spoke for the class.
@@ -55,7 +56,7 @@ def grad_cam(
             scores.append(tf.math.log(own + TINY) - tf.math.log(others + TINY))
     activations = outputs[-1]
     maps = [_map(activations, tape.gradient(score, activations)) for score in scores]
-    return np.stack(maps, axis=1)
+    return np.stack(maps, axis=1), probabilities.numpy()
 
 
 def _map(activations: tf.Tensor, gradients: tf.Tensor | None) -> np.ndarray:
@@ -75,20 +76,23 @@ def explain(
     chosen: np.ndarray,
     predicted: np.ndarray,
     batch_size: int,
-) -> np.ndarray:
-    """Grad-CAM uint8 (n, 2, rows, columns) of the `chosen` images.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Grad-CAM uint8 (n, 2, rows, columns) of the `chosen` images, and their probabilities float32
+    (n, classes) by the `model` as it is.
 
-    First for the predicted class, then for the actual one; empty for a model without
+    First for the predicted class, then for the actual one; both are empty for a model without
     convolutions.
     """
     layer = last_convolution(model)
     if layer is None or not len(chosen):
-        return np.zeros((0, 2, 1, 1), np.uint8)
+        return np.zeros((0, 2, 1, 1), np.uint8), np.zeros((0, model.output_shape[-1]), np.float32)
     pixels = test.pixels.take(test.rows[chosen])
     targets = np.stack([predicted[chosen], test.labels[chosen]], axis=1)
     size = min(batch_size, 16)
     parts = [slice(at, at + size) for at in range(0, len(chosen), size)]
-    return np.concatenate([grad_cam(model, layer, pixels[at], targets[at]) for at in parts])
+    found = [grad_cam(model, layer, pixels[at], targets[at]) for at in parts]
+    maps, probabilities = map(np.concatenate, zip(*found, strict=True))
+    return maps, probabilities
 
 
 @contextmanager
