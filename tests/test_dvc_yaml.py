@@ -180,6 +180,18 @@ def test_outputs_survive_a_failure_of_their_stage(name):
             assert settings["persist"] is True, path
 
 
+def test_keras_starts_without_what_it_can_do_without():
+    code = (
+        "import sys, stages.quiet\n"
+        "print([m for m in ('sklearn', 'matplotlib', 'cv2') if m in sys.modules])\n"
+        "import sklearn, matplotlib, cv2, keras"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("name", [*sorted(set(STAGES) - RUN_A_MODEL), "review"])
 def test_a_stage_that_runs_no_model_does_not_import_tensorflow(name):
     code = (
