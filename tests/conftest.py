@@ -4,6 +4,8 @@ import os
 import shutil
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Work that takes long says how far it is, which on a slow machine is a line more than expected.
+os.environ["TQDM_DISABLE"] = "1"
 
 import hypothesis
 import pytest
