@@ -568,7 +568,8 @@ def sizes_first(size):
         ),
         (
             {"model": {"weights": "own.h5"}},
-            f"own.h5 is not in {PRETRAINED}/, whose files DVC watches: copy it there",
+            f"own.h5 is not in {PRETRAINED}/, whose files DVC watches: copy it there and set "
+            f"model.weights: {PRETRAINED}/own.h5",
         ),
         ({"train": {"optimizer": {"groups": [{"match": "stem"}]}}}, "no weight's path has 'stem'"),
     ],
