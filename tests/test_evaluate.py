@@ -318,14 +318,11 @@ def test_what_the_model_was_judged_with_lies_beside_it(finished_job):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("count", [1, 5])
-def test_any_number_of_test_images_and_classes_can_be_judged_and_shown(
-    tmp_path, monkeypatch, count, classes
-):
-    """Down to one image, and with classes that no test image has."""
+def test_a_single_test_image_can_be_judged_and_shown(tmp_path, monkeypatch, classes):
+    """With classes that no test image has."""
     from stages import plot
 
-    write_colour_job(tmp_path, test=count, val=0)
+    write_colour_job(tmp_path, test=1, val=0)
     if classes == 2:
         _drop_third_class(tmp_path)
     monkeypatch.chdir(tmp_path)
