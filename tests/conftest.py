@@ -1,7 +1,10 @@
 """What tests share."""
 
+import io
 import os
 import shutil
+import warnings
+from contextlib import redirect_stdout
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Work that takes long says how far it is, which on a slow machine is a line more than expected.
@@ -19,7 +22,10 @@ hypothesis.settings.load_profile("repeatable")
 
 @pytest.fixture(scope="session")
 def finished_job(tmp_path_factory):
-    """A folder in which evaluate and plot have run on a small job with an extra set."""
+    """A folder in which evaluate and plot have run on a small job with an extra set.
+
+    plot.txt is what plot printed. Tests read; what changes something works on a copy.
+    """
     from factory import write_colour_job
 
     from stages import evaluate, plot
@@ -29,7 +35,10 @@ def finished_job(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         evaluate.main()
-        plot.main()
+        with redirect_stdout(io.StringIO()) as said, warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Glyph")  # a box in a picture
+            plot.main()
+    (folder / "plot.txt").write_text(said.getvalue(), encoding="utf-8")
     return folder
 
 
