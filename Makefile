@@ -24,8 +24,10 @@ repro: $(VENV)/.installed
 recipe: $(VENV)/.installed
 	@python -m stages.recipe $(if $(NAME),"$(NAME)") $(if $(filter-out 0,$(FORCE)),--force)
 
+# Each worker takes some 2 GB. A file of tests stays with one, as the tests of a file share what
+# they work on.
 test: $(VENV)/.installed-dev
-	pytest
+	pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 cloud: $(VENV)/.installed-cloud
 

@@ -19,6 +19,15 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("repeatable")
 
+# Files of which one takes half a minute or more, the longest first: `make test` gives each worker
+# the next file that is left, and a long one at the end would keep a single core busy.
+LONG = ("test_pipeline", "test_train", "test_recipes", "test_faults", "test_evaluate")
+
+
+def pytest_collection_modifyitems(items):
+    names = [f"{name}.py" for name in LONG]
+    items.sort(key=lambda item: [item.path.name != name for name in names])
+
 
 @pytest.fixture(scope="session")
 def finished_job(tmp_path_factory):
