@@ -116,7 +116,7 @@ def test_the_kernel_gradient_by_matrix_products_is_that_of_the_convolution():
         np.testing.assert_allclose(ours, keras_own, atol=0.01 * np.abs(keras_own).max())
 
 
-@pytest.mark.parametrize("name", ["speednet", "residual", "two_part"])
+@pytest.mark.parametrize("name", ["speednet", "residual", "two_part", "backbone"])
 def test_the_portable_copy_predicts_the_same_and_loads_with_keras_alone(name, tmp_path):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:

@@ -102,7 +102,9 @@ def portable(model: keras.Model) -> keras.Model:
     """
 
     def plain(layer: keras.Layer) -> keras.Layer:
-        config = {**layer.get_config(), "dtype": "float32"}
+        config = layer.get_config()
+        if isinstance(layer, keras.Layer):  # and not a bare operation: x + 3
+            config["dtype"] = "float32"
         return PLAIN.get(type(layer), type(layer)).from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=plain, recursive=True)
