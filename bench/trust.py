@@ -88,7 +88,8 @@ def measure(folder: Path, unseen: list[bytes]) -> dict:
     import stages.quiet  # noqa: F401
     from stages.images.decode import decode
     from stages.inference import trust
-    from stages.inference.probabilities import Seen, observer
+    from stages.inference.probabilities import observer
+    from stages.inference.seen import Seen
     from stages.store.image_set import load_image_set
     from stages.store.model import load_model, load_reference
 

@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from errno import EISDIR
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, get_args
+from typing import Any, NamedTuple, NoReturn, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -31,6 +31,7 @@ from stages.errors import UserError, run
 from stages.files import MODEL
 from stages.inference import trust
 from stages.inference.inputs import Batch, Input, find_inputs, load
+from stages.inference.seen import Seen
 from stages.progress import progress
 from stages.store.model import (
     Judgement,
@@ -44,9 +45,6 @@ from stages.store.model import (
 )
 from stages.store.names import cell, path_cell, printable
 from stages.store.outputs import replace_file
-
-if TYPE_CHECKING:
-    from stages.inference.probabilities import Seen
 
 TOP_K = 3  # classes named for an image, unless the model was judged by others
 BATCH_PIXELS = 2**22  # decoded at a time: 83 images of 224x224, and at most BATCH_SIZE
@@ -74,7 +72,7 @@ def main() -> int:
     batch_size = options.batch_size or max(1, min(BATCH_SIZE, BATCH_PIXELS // (height * width)))
     reference = load_reference(options.model)
 
-    def classify(chosen: list[Input]) -> Iterator[tuple[Batch, "Seen"]]:
+    def classify(chosen: list[Input]) -> Iterator[tuple[Batch, Seen]]:
         batches = load(chosen, info.preprocess, batch_size)
         unjudged = not judgement and not options.tta
         return _classify(options.model, reference, tta, batches, unjudged)
@@ -96,7 +94,7 @@ def main() -> int:
 
 def _write(
     inputs: list[Input],
-    classified: Iterator[tuple[Batch, "Seen"]],
+    classified: Iterator[tuple[Batch, Seen]],
     classes: list[str],
     doubts: "Doubts",
     top_k: int,
@@ -130,9 +128,7 @@ class Doubts(NamedTuple):
     sets: float | None
     unlike: float | None
 
-    def of(
-        self, seen: "Seen", classes: list[str]
-    ) -> Iterator[tuple[list[str] | None, bool | None]]:
+    def of(self, seen: Seen, classes: list[str]) -> Iterator[tuple[list[str] | None, bool | None]]:
         """For each image the classes of its set, and whether it is unlike the training images."""
         sets: Iterable[list[str] | None] = repeat(None, len(seen.probabilities))
         unlike: Iterable[bool | None] = repeat(None, len(seen.probabilities))
@@ -243,7 +239,7 @@ def _print_unjudged(model: Path) -> None:
 
 def _classify(
     path: Path, reference: Reference | None, tta: str, batches: Iterator[Batch], unjudged: bool
-) -> Iterator[tuple[Batch, "Seen"]]:
+) -> Iterator[tuple[Batch, Seen]]:
     """Yield each batch with what the model makes of its images; say it if it is `unjudged`."""
     import stages.quiet  # noqa: F401  TensorFlow takes seconds, hence after all else is checked
 
@@ -251,7 +247,7 @@ def _classify(
     if unjudged:
         _print_unjudged(path)
     from stages.inference.fold import folded
-    from stages.inference.probabilities import Seen, observer
+    from stages.inference.probabilities import observer
 
     trained = reference.trained if reference else None
     observe = observer(folded(model), tta, trained)
@@ -269,7 +265,7 @@ def _classify(
 
 
 def _choose(
-    count: int, classified: Iterator[tuple[Batch, "Seen"]], wanted: int
+    count: int, classified: Iterator[tuple[Batch, Seen]], wanted: int
 ) -> tuple[list[int], dict[int, str]]:
     """Positions of the images to label next, and what is wrong with those that cannot be read."""
     errors: dict[int, str] = {}
@@ -284,7 +280,7 @@ def _choose(
 
 def _print_drift(
     inputs: list[Input],
-    classified: Iterator[tuple[Batch, "Seen"]],
+    classified: Iterator[tuple[Batch, Seen]],
     info: ModelInfo,
     reference: Reference | None,
     page: Path,
@@ -303,7 +299,7 @@ def _print_drift(
     collected = drift.Collected(len(inputs), len(info.classes))
     with progress(len(inputs), "images", "comparing") as bar:
         for batch, seen in classified:
-            collected.add(batch, *seen)
+            collected.add(batch, seen.probabilities, seen.features, seen.distance)
             errors |= batch.errors
             bar.update(len(batch.positions) + len(batch.errors))
     found = drift.compare(collected, reference.held_out, info.calibration.predicted)

@@ -22,6 +22,9 @@ stages/quiet.py                      -
 stages/predict.py                    -
 stages/inference/inputs.py           -
 stages/inference/drift.*             -
+stages/inference/convert.py          -
+stages/inference/exported.py         -
+stages/store/exported.py             -
 stages/recipe.py                     -
 stages/review/*                      -
 stages/search.*                      -
@@ -42,6 +45,7 @@ stages/augmentation/*                train
 stages/training/*                    train
 stages/evaluate.py                   evaluate
 stages/inference/probabilities.py    train evaluate
+stages/inference/seen.py             train evaluate
 stages/inference/trust.py            train evaluate
 stages/inference/*                   evaluate
 stages/metrics/*                     evaluate plot
@@ -59,6 +63,7 @@ stages/parameters/augment.py         features train plot
 stages/parameters/model.py           features train plot
 stages/parameters/train.py           train plot
 stages/parameters/evaluate.py        evaluate plot
+stages/parameters/export.py          plot
 stages/parameters/plot.py            plot
 stages/parameters/whole.py           plot
 stages/parameters/section.py         download preprocess split features train evaluate plot

@@ -7,7 +7,8 @@ from factory import colour_features, colour_images, colour_model
 
 from stages.errors import UserError
 from stages.inference import trust
-from stages.inference.probabilities import MOST_FEATURES, observer
+from stages.inference.probabilities import observer
+from stages.inference.seen import MOST_FEATURES
 from stages.metrics.scores import expected_calibration_error, without_temperature
 from stages.training.calibrate import HIGHEST, LOWEST, fit_temperature
 
@@ -114,13 +115,13 @@ def test_the_names_of_a_set_come_most_probable_first_and_can_be_told_apart():
 
 def test_one_pass_gives_probabilities_and_what_goes_into_the_last_dense_layer():
     model, images = colour_model(), colour_images(np.arange(7) % 3)
-    probabilities, features, _ = observer(model)(images)
+    probabilities, features, *_ = observer(model)(images)
     np.testing.assert_allclose(probabilities, model(images), rtol=1e-5)
     np.testing.assert_allclose(features, colour_features(images), rtol=2e-3)
-    averaged, same, _ = observer(model, "flip_shift")(images)
+    averaged, same, *_ = observer(model, "flip_shift")(images)
     np.testing.assert_allclose(same, features, rtol=1e-5)  # of the image as it is
     assert np.abs(averaged - probabilities).max() > 1e-4
-    assert [part.shape for part in observer(model)(images[:0])] == [(0, 3), (0, 3), (0,)]
+    assert [part.shape for part in observer(model)(images[:0])] == [(0, 3), (0, 3), (0,), (0,)]
 
 
 def test_a_net_without_a_dense_layer_has_the_means_of_its_last_maps():
@@ -134,10 +135,10 @@ def test_a_net_without_a_dense_layer_has_the_means_of_its_last_maps():
         keras.layers.Softmax(),
     ]
     images = colour_images(np.arange(4) % 3)
-    probabilities, features, _ = observer(keras.Sequential(layers))(images)
+    probabilities, features, *_ = observer(keras.Sequential(layers))(images)
     assert probabilities.shape == (4, 5)
     np.testing.assert_allclose(features, colour_features(images), rtol=2e-3)
-    _, features, _ = observer(keras.Sequential([*layers[:2], *layers[3:]]))(images)
+    _, features, *_ = observer(keras.Sequential([*layers[:2], *layers[3:]]))(images)
     assert features.shape == (4, 3)  # without any kernel: the probabilities
 
 
@@ -147,7 +148,7 @@ def test_very_many_features_are_folded_and_keep_their_distances():
     layers = [keras.Input((64, 64, 3), dtype="uint8"), keras.layers.Flatten()]
     layers += [keras.layers.Dense(2, activation="softmax")]
     images = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
-    _, features, _ = observer(keras.Sequential(layers))(images)
+    _, features, *_ = observer(keras.Sequential(layers))(images)
     assert features.shape == (8, MOST_FEATURES)
     whole = images.reshape(8, -1).astype(float)
     np.testing.assert_allclose(

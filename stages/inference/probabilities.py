@@ -3,19 +3,16 @@ the features that the net decides by."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from stages.errors import UserError
+from stages.inference.seen import MOST_FEATURES, Seen
 from stages.inference.trust import directions
 
 SMALLEST = 1e-30  # in place of a probability that was rounded to zero, which has no logarithm
-MOST_FEATURES = (
-    2048  # as many as the widest nets of keras.applications commonly have; more are folded
-)
 
 
 def probabilities(
@@ -41,39 +38,40 @@ def classifier(model: keras.Model, tta: str = "none") -> Callable[[np.ndarray], 
     return lambda images: observe(images).probabilities
 
 
-class Seen(NamedTuple):
-    """What a model makes of images.
-
-    `probabilities` float32 (n, classes); `features` float32 (n, d), d <= `MOST_FEATURES`: what goes
-    into the last layer with a kernel, as a rule the Dense layer that makes the logits; `distance`
-    float32 (n,): 1 - cosine to the nearest training image's features, 0 to 2; NaN if none
-    is known.
-    """
-
-    probabilities: np.ndarray
-    features: np.ndarray
-    distance: np.ndarray
-
-
 def observer(
     model: keras.Model, tta: str = "none", trained: np.ndarray | None = None
 ) -> Callable[[np.ndarray], Seen]:
-    """A function like that of `classifier`, that gives all of `Seen`, by the same pass of the net.
+    """A function like that of `classifier`, that gives all of `Seen`: `graph_of` as NumPy sees it.
 
-    A `model` that takes features instead of images is given these, float32 (n, d).
+    Raises `UserError` at the first images if `trained` has another width.
+    """
+    forward = graph_of(model, tta, trained)
 
-    `trained` (m, d) are features of training images. Features and distance are those of the image
-    as it is, not averaged over views. The distances are a part of the graph: beside it, in
-    NumPy, they took as long as a small net (the threads of both wait for each other). Raises
-    `UserError` at the first images if `trained` has another width.
+    def observe(images: np.ndarray) -> Seen:
+        if not len(images):  # convolutions do not take an empty batch
+            shapes = forward.get_concrete_function().structured_outputs
+            return Seen.empty(shapes["probabilities"].shape[-1], shapes["features"].shape[-1])
+        return Seen.of({name: part.numpy() for name, part in forward(images).items()})
+
+    return observe
+
+
+def graph_of(
+    model: keras.Model, tta: str = "none", trained: np.ndarray | None = None
+) -> tf.types.experimental.PolymorphicFunction:
+    """From uint8 `images` (n, height, width, channels) to a dict of what is in `Seen`, in one pass
+    of the net. It is what evaluate runs, and what is exported.
+
+    `trained` (m, d) are features of training images. Features, distance and nearest are those of
+    the image as it is, not averaged over views. The distances are a part of the graph: beside it,
+    in NumPy, they took as long as a small net (the threads of both wait for each other).
     """
     layer = _last_kernel(model)
-    known = None if trained is None or not len(trained) else tf.constant(directions(trained).T)
+    known = None if trained is None or not len(trained) else directions(trained).T
+    signature = [tf.TensorSpec(model.input_shape, tf.uint8, "images")]
 
-    takes = tf.TensorSpec(model.input_shape, tf.uint8 if len(model.input_shape) > 2 else tf.float32)
-
-    @tf.function(input_signature=[takes], autograph=False)
-    def forward(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    @tf.function(input_signature=signature, autograph=False)
+    def forward(images: tf.Tensor) -> dict[str, tf.Tensor]:
         with _inputs_of(layer) as inputs:
             answers = [
                 (weight, model(view, training=False)) for weight, view in _views(images, tta)
@@ -85,27 +83,25 @@ def observer(
             logs = [weight * tf.math.log(tf.maximum(each, SMALLEST)) for weight, each in answers]
             probabilities = tf.nn.softmax(tf.add_n(logs))
         if known is None:
-            return probabilities, features, tf.fill([tf.shape(images)[0]], np.float32(np.nan))
-        if known.shape[0] != features.shape[-1]:
+            count = [tf.shape(images)[0]]
+            distance, nearest = tf.fill(count, np.float32(np.nan)), tf.fill(count, -1)
+        elif known.shape[0] != features.shape[-1]:
             raise UserError(
                 f"the model compares {features.shape[-1]} features of an image with "
                 f"{known.shape[0]}: its file is damaged; train it again with dvc repro"
             )
-        cosines = tf.math.l2_normalize(features, axis=1, epsilon=1e-30) @ known
-        return probabilities, features, 1 - tf.reduce_max(cosines, axis=1)
+        else:
+            cosines = tf.math.l2_normalize(features, axis=1, epsilon=1e-30) @ known
+            distance = 1 - tf.reduce_max(cosines, axis=1)
+            nearest = tf.argmax(cosines, axis=1, output_type=tf.int32)
+        return {
+            "probabilities": probabilities,
+            "features": features,
+            "distance": distance,
+            "nearest": nearest,
+        }
 
-    def observe(images: np.ndarray) -> Seen:
-        if not len(images):  # convolutions do not take an empty batch
-            probabilities, features, _ = forward.get_concrete_function().structured_outputs
-            return Seen(
-                np.empty((0, probabilities.shape[-1]), np.float32),
-                np.empty((0, features.shape[-1]), np.float32),
-                np.empty(0, np.float32),
-            )
-        probabilities, features, distance = (part.numpy() for part in forward(images))
-        return Seen(probabilities, features, np.round(distance, 5))
-
-    return observe
+    return forward
 
 
 def _last_kernel(model: keras.Model) -> keras.Layer | None:

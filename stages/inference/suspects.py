@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages.inference.probabilities import Seen
+from stages.inference.probabilities import observer
+from stages.inference.seen import Seen
 from stages.inference.trust import directions
 from stages.store.features import Features, read_embedding
 from stages.store.image_set import ImageSet
@@ -136,7 +137,7 @@ def describe(
         parts = [observe(rows[start : start + size]) for start in range(0, len(rows), size)]
         return Seen(*map(np.concatenate, zip(*parts, strict=True)))
 
-    probabilities, features, _ = look(rows)
+    probabilities, features, *_ = look(rows)
     better = suggested(given, probabilities)
     wrong = [suspect.position for suspect in found if suspect.side == "train"]
     others = candidates(train.labels, np.union1d(given, better), wrong)

@@ -10,6 +10,7 @@ from stages.errors import UserError
 from stages.parameters.augment import Augment
 from stages.parameters.download import Download
 from stages.parameters.evaluate import Evaluate
+from stages.parameters.export import Export
 from stages.parameters.model import Model
 from stages.parameters.plot import Plot
 from stages.parameters.preprocess import Preprocess
@@ -31,6 +32,7 @@ class Parameters(Section):
     model: Model = Model()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    export: Export = Export()
     plot: Plot = Plot()
 
     @property

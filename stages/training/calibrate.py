@@ -64,7 +64,7 @@ def observed(
     def run(take: Callable[[np.ndarray], np.ndarray], at: np.ndarray) -> list[np.ndarray]:
         """Probabilities (n, classes) and features float16 (n, d) of the images at `at`."""
         answers = [observe(take(at[start : start + size])) for start in range(0, len(at), size)]
-        probabilities, features, _ = zip(*answers, strict=True)
+        probabilities, features, *_ = zip(*answers, strict=True)
         return [np.concatenate(probabilities), np.concatenate([_half(part) for part in features])]
 
     _, trained = run(images.take, drawn(images.labels, seed, REFERENCE_IMAGES))

@@ -17,8 +17,8 @@ from stages.architectures import adapt_model, build_model, portable
 from stages.augmentation import Augmentation
 from stages.errors import UserError
 from stages.files import LEARNING_CURVE_COLUMNS
-from stages.inference.frozen import frozen_part, identity
-from stages.inference.probabilities import MOST_FEATURES
+from stages.inference.embed import frozen_part, identity
+from stages.inference.seen import MOST_FEATURES
 from stages.parameters.augment import Augment
 from stages.parameters.model import Model
 from stages.parameters.train import Train

@@ -1,0 +1,106 @@
+"""A trained model for other runtimes: the graph that evaluate runs, as ONNX or LiteRT.
+
+The same model gives the same bytes, in a process of its own: converters number what they make, so
+that a second conversion in one process differs.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from stages.inference.exported import interpreter_of
+from stages.inference.fold import folded
+from stages.inference.probabilities import graph_of
+from stages.parameters.export import Format
+from stages.store.model import load_model, load_reference
+
+OPSET = 18  # of ONNX: what onnxruntime knows since 1.14 (2023)
+
+
+def convert(format: Format, model: Path, tta: str, images: np.ndarray, target: Path) -> None:
+    """Write the file `target`: what the file `model` computes with `tta` (stages/evaluate.py).
+
+    `images` uint8 (n, h, w, c) are training images, by which `litert_int8` finds its ranges.
+    """
+    net, _ = load_model(model)
+    reference = load_reference(model)
+    graph = graph_of(folded(net), tta, reference.trained if reference else None)
+    content = _onnx(graph) if format == "onnx" else _litert(format, graph, images)
+    target.write_bytes(content)
+
+
+def _onnx(graph: tf.types.experimental.PolymorphicFunction) -> bytes:
+    import tf2onnx
+
+    model, _ = tf2onnx.convert.from_function(graph, graph.input_signature, opset=OPSET)
+    return model.SerializeToString(deterministic=True)
+
+
+def _litert(
+    format: Format, graph: tf.types.experimental.PolymorphicFunction, images: np.ndarray
+) -> bytes:
+    concrete = graph.get_concrete_function()
+    names = sorted(concrete.structured_outputs)  # the order in which a function gives a dict
+    # Weights as constants: the converter would leave them as variables, computing on their
+    # shapes and layouts at run time.
+    frozen = convert_variables_to_constants_v2(concrete)
+    module = tf.Module()
+    module.graph = tf.function(
+        lambda images: dict(zip(names, frozen(images), strict=True)),
+        graph.input_signature,
+        autograph=False,
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [module.graph.get_concrete_function()], module
+    )
+    if format == "litert":
+        return converter.convert()
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if format == "litert_float16":
+        converter.target_spec.supported_types = [tf.float16]
+        return converter.convert()
+
+    def samples() -> Iterator[list[np.ndarray]]:
+        for at in range(len(images)):
+            yield [images[at : at + 1]]
+
+    converter.representative_dataset = samples
+    # The converter quantises a whole graph; only its debugger can leave out a part of it.
+    debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_dataset=samples)
+    debugger.options = tf.lite.experimental.QuantizationDebugOptions(
+        denylisted_nodes=_decision(debugger.calibrated_model)
+    )
+    return debugger.get_nondebug_quantized_model()
+
+
+KERNELS = {"FULLY_CONNECTED", "BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D"}
+
+
+def _decision(model: bytes) -> list[str]:
+    """Names of what the LiteRT `model` computes of the features: distances and probabilities.
+
+    They stay in float. It is little work, and in 8 bits a distance has steps as large as the
+    threshold of what is unlike the training images, and a probability steps of 1/256.
+    """
+    interpreter = interpreter_of()(model_content=model)
+    outputs = interpreter.get_signature_runner().get_output_details()
+    operations = interpreter._get_ops_details()
+    known, found = {int(outputs["features"]["index"])}, set()
+    for operation in operations:  # in the order in which they run
+        if known & set(operation["inputs"].tolist()):
+            known.update(operation["outputs"].tolist())
+            found.update(operation["outputs"].tolist())
+    # Other views of the image have features of their own.
+    makers = {index: each for each in operations for index in each["outputs"].tolist()}
+    waiting = [int(outputs["probabilities"]["index"])]
+    while waiting:
+        maker = makers.get(waiting.pop())
+        if maker:
+            found.update(maker["outputs"].tolist())
+            if maker["op_name"] not in KERNELS:
+                waiting += maker["inputs"].tolist()
+    names = {each["index"]: each["name"] for each in interpreter.get_tensor_details()}
+    return [names[index] for index in sorted(found)]
