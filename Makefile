@@ -2,6 +2,7 @@
 # make recipe  list the settings of known jobs; make recipe NAME=mnist writes params.yaml for one
 # make test    prove that it works
 # make cloud   also install what s3:// and gs:// need, as sources and as DVC remotes
+# make export  also install what export.formats: [onnx] and programs without TensorFlow need
 # make review  compare the results with another revision: make review BASE=main
 # make search  try settings, each trial an experiment of DVC: make search TRIALS=20
 # make bench   measure what is claimed, the programs that end within ten minutes
@@ -16,7 +17,7 @@ BASE ?= main
 TRIALS ?= 20
 SPACE ?= stages/search.yaml
 
-.PHONY: repro recipe test cloud review search bench lint format lock clean
+.PHONY: repro recipe test cloud export review search bench lint format lock clean
 
 repro: $(VENV)/.installed
 	dvc repro
@@ -30,6 +31,8 @@ test: $(VENV)/.installed-dev
 	pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 cloud: $(VENV)/.installed-cloud
+
+export: $(VENV)/.installed-export
 
 review: $(VENV)/.installed
 	python -m stages.review --base "$(BASE)"
@@ -56,7 +59,8 @@ $(BIN)/python:
 	    { echo "error: $(PYTHON) is not Python 3.11 to 3.13, which TensorFlow needs; try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# The runtime's packages, and those plus what tests (-dev) or buckets (-cloud) need.
+# The runtime's packages, and those plus what tests (-dev), buckets (-cloud) or
+# other runtimes (-export) need.
 $(VENV)/.installed%: requirements%.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
@@ -70,8 +74,9 @@ UV_COMPILE = uv pip compile --universal --generate-hashes --quiet --python-versi
 
 lock:
 	$(UV_COMPILE) -o requirements.txt
-	$(UV_COMPILE) --group dev --constraints requirements.txt -o requirements-dev.txt
+	$(UV_COMPILE) --group dev --extra export --constraints requirements.txt -o requirements-dev.txt
 	$(UV_COMPILE) --extra cloud --constraints requirements.txt -o requirements-cloud.txt
+	$(UV_COMPILE) --extra export --constraints requirements.txt -o requirements-export.txt
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -47,6 +47,9 @@ CLASSIFICATION_REPORT = Path("reports/classification_report.txt")
 CURVES = Path("reports/curves")
 EVALUATION = Path("reports/evaluation")
 
+# export
+EXPORT = Path("models/export")
+
 # plot
 PLOTS = Path("reports/plots")
 OVERVIEW = Path("reports/overview.png")

@@ -22,9 +22,6 @@ stages/quiet.py                      -
 stages/predict.py                    -
 stages/inference/inputs.py           -
 stages/inference/drift.*             -
-stages/inference/convert.py          -
-stages/inference/exported.py         -
-stages/store/exported.py             -
 stages/recipe.py                     -
 stages/review/*                      -
 stages/search.*                      -
@@ -32,21 +29,28 @@ stages/search.*                      -
 stages/download.py                   download
 stages/sources/*                     download
 stages/preprocess.py                 preprocess
+stages/images/decode.py              preprocess export
+stages/images/formats.py             preprocess export
+stages/images/resize.py              preprocess export
 stages/images/*                      preprocess
 stages/split.py                      split
 stages/splits/*                      split
 stages/features.py                   features
 stages/architectures/*               features train
-stages/inference/embed.py            features
-stages/inference/fold.py             features train evaluate
-stages/inference/frozen.py           features train evaluate
+stages/inference/embed.py            features train
+stages/inference/fold.py             features train evaluate export
 stages/train.py                      train
 stages/augmentation/*                train
+stages/training/batches.py           train export
 stages/training/*                    train
 stages/evaluate.py                   evaluate
-stages/inference/probabilities.py    train evaluate
-stages/inference/seen.py             train evaluate
-stages/inference/trust.py            train evaluate
+stages/export.*                      export
+stages/inference/convert.py          export
+stages/inference/exported.py         export
+stages/store/exported.py             export
+stages/inference/probabilities.py    train evaluate export
+stages/inference/seen.py             train evaluate export
+stages/inference/trust.py            train evaluate export
 stages/inference/*                   evaluate
 stages/metrics/*                     evaluate plot
 stages/report/model_card.md.j2       evaluate plot
@@ -56,36 +60,37 @@ stages/figures/*                     plot
 stages/plot.py                       plot
 
 stages/parameters/download.py        download preprocess plot
-stages/parameters/pixels.py          preprocess split features train evaluate plot
+stages/parameters/pixels.py          preprocess split features train evaluate export plot
 stages/parameters/preprocess.py      preprocess plot
 stages/parameters/split.py           split plot
 stages/parameters/augment.py         features train plot
 stages/parameters/model.py           features train plot
 stages/parameters/train.py           train plot
 stages/parameters/evaluate.py        evaluate plot
-stages/parameters/export.py          plot
+stages/parameters/export.py          export plot
 stages/parameters/plot.py            plot
 stages/parameters/whole.py           plot
-stages/parameters/section.py         download preprocess split features train evaluate plot
-stages/parameters/yaml_file.py       download preprocess split features train evaluate plot
+stages/parameters/section.py         download preprocess split features train evaluate export plot
+stages/parameters/yaml_file.py       download preprocess split features train evaluate export plot
 
-stages/files.py                      download preprocess split features train evaluate plot
+stages/files.py                      download preprocess split features train evaluate export plot
 stages/store/features.py             features train evaluate
-stages/store/archives.py             download preprocess
-stages/store/blobs.py                download preprocess split features train evaluate plot
+stages/store/archives.py             download preprocess export
+stages/store/blobs.py                download preprocess split features train evaluate export plot
 stages/store/corrections.py          preprocess plot
-stages/store/raw.py                  download preprocess
-stages/store/processed.py            preprocess split features train evaluate plot
-stages/store/image_set.py            features train evaluate plot
-stages/store/model.py                train evaluate plot
-stages/store/names.py                download preprocess split evaluate plot
-stages/store/outputs.py              download preprocess split features train evaluate plot
-stages/store/tables.py               download preprocess split features train evaluate plot
+stages/store/raw.py                  download preprocess export
+stages/store/processed.py            preprocess split features train evaluate export plot
+stages/store/image_set.py            features train evaluate export plot
+stages/store/model.py                train evaluate export plot
+stages/store/names.py                download preprocess split evaluate export plot
+stages/store/outputs.py              download preprocess split features train evaluate export plot
+stages/store/tables.py               download preprocess split features train evaluate export plot
 """
 ONLY_TALKS = {"stages/__init__.py", "stages/errors.py", "stages/progress.py", "stages/quiet.py"}
 TEMPLATES = {
+    "stages/export.py": ("export.md.j2",),
     "stages/report/page.py": ("page.*", "curves.js"),
-    "stages/report/summary.py": ("*.md.j2",),
+    "stages/report/summary.py": ("model_card.md.j2",),
 }
 
 

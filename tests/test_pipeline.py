@@ -167,9 +167,11 @@ def test_without_dvc_the_stages_one_after_another_give_the_same_bytes(
     """Here in one process, which has run other models before; under DVC each has its own."""
     inputs = ("data/inbox", "data/corrections.csv", "models/pretrained")
     copy(project, tmp_path, ("params.yaml", "dvc.yaml", "stages", *inputs))
-    monkeypatch.chdir(tmp_path)
-    for stage in ("download", "preprocess", "split", "features", "train", "evaluate", "plot"):
-        import_module(f"stages.{stage}").main()
+    for stage in (
+        *("download", "preprocess", "split", "features"),
+        *("train", "evaluate", "export", "plot"),
+    ):
+        call(tmp_path, sys.executable, "-m", f"stages.{stage}")
     expected, made = outputs(project), outputs(tmp_path)
     assert {"models/model.keras", "data/raw/manifest.csv", "reports/report.html"} <= set(expected)
     assert made.keys() == expected.keys()
@@ -194,8 +196,9 @@ def test_training_settings_do_not_rerun_preprocessing(project):
         ("stages/report/page.css", {"plot"}),
         ("stages/parameters/split.py", {"split", "plot"}),
         ("stages/training/loop.py", {"train"}),
-        ("stages/store/raw.py", {"download", "preprocess"}),
-        ("stages/images/decode.py", {"preprocess"}),
+        ("stages/inference/convert.py", {"export"}),
+        ("stages/store/raw.py", {"download", "preprocess", "export"}),
+        ("stages/images/decode.py", {"preprocess", "export"}),
     ],
 )
 def test_dvc_reruns_for_an_edit_what_the_edit_can_change(project, file, stages):

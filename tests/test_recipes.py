@@ -26,7 +26,10 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "recipes"
 RECIPES = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 OVERLAYS = sorted(set(RECIPES) - {"digits"})
-STAGES = ("download", "preprocess", "split", "features", "train", "evaluate", "plot")
+STAGES = (
+    *("download", "preprocess", "split", "features"),
+    *("train", "evaluate", "export", "plot"),
+)
 
 DIGITS = [str(digit) for digit in range(10)]
 PHOTOS = ["cars", "elephants"]
@@ -266,6 +269,7 @@ def test_make_recipe_writes_params_yaml_and_says_what_changes(project):
         "train.schedule.warmup: 0.3 -> 0.0",
         "train.schedule.start: 0.04 -> 0.0",
         "train.monitor: val/accuracy -> last",
+        'export.formats: ["litert"] -> []',
         "params.yaml is recipes/mnist.yaml now; next: dvc repro",
     ]
 

@@ -29,7 +29,10 @@ from bench.faults.images import picture
 from bench.faults.watched import GIB, Done, run_stage
 from bench.measure import ROOT, write_parameters
 
-STAGES = ("download", "preprocess", "split", "features", "train", "evaluate", "plot")
+STAGES = (
+    *("download", "preprocess", "split", "features"),
+    *("train", "evaluate", "export", "plot"),
+)
 SECONDS = 300  # of work: a stage with TensorFlow on a busy machine
 MEMORY = 8 * GIB
 SIGNALS = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGKILL", "SIGINT", "SIGTERM")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.lite.tools import flatbuffer_utils
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from stages.inference.exported import interpreter_of
@@ -20,16 +21,19 @@ from stages.store.model import load_model, load_reference
 OPSET = 18  # of ONNX: what onnxruntime knows since 1.14 (2023)
 
 
-def convert(format: Format, model: Path, tta: str, images: np.ndarray, target: Path) -> None:
+def convert(format: Format, model: Path, tta: str, images: np.ndarray, target: Path) -> int:
     """Write the file `target`: what the file `model` computes with `tta` (stages/evaluate.py).
 
     `images` uint8 (n, h, w, c) are training images, by which `litert_int8` finds its ranges.
+    Returns how many features of an image come out. Raises nearly anything where a converter
+    fails.
     """
     net, _ = load_model(model)
     reference = load_reference(model)
     graph = graph_of(folded(net), tta, reference.trained if reference else None)
     content = _onnx(graph) if format == "onnx" else _litert(format, graph, images)
     target.write_bytes(content)
+    return graph.get_concrete_function().structured_outputs["features"].shape[-1]
 
 
 def _onnx(graph: tf.types.experimental.PolymorphicFunction) -> bytes:
@@ -73,7 +77,7 @@ def _litert(
     debugger.options = tf.lite.experimental.QuantizationDebugOptions(
         denylisted_nodes=_decision(debugger.calibrated_model)
     )
-    return debugger.get_nondebug_quantized_model()
+    return _without_rounding(debugger.get_nondebug_quantized_model())
 
 
 KERNELS = {"FULLY_CONNECTED", "BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D"}
@@ -83,7 +87,9 @@ def _decision(model: bytes) -> list[str]:
     """Names of what the LiteRT `model` computes of the features: distances and probabilities.
 
     They stay in float. It is little work, and in 8 bits a distance has steps as large as the
-    threshold of what is unlike the training images, and a probability steps of 1/256.
+    threshold of what is unlike the training images, and a probability steps of 1/256. Measured
+    on a net for 10 classes: in 8 bits the nearest training image is another one for half of the
+    images, in float for none.
     """
     interpreter = interpreter_of()(model_content=model)
     outputs = interpreter.get_signature_runner().get_output_details()
@@ -104,3 +110,33 @@ def _decision(model: bytes) -> list[str]:
                 waiting += maker["inputs"].tolist()
     names = {each["index"]: each["name"] for each in interpreter.get_tensor_details()}
     return [names[index] for index in sorted(found)]
+
+
+def _without_rounding(model: bytes) -> bytes:
+    """The LiteRT `model` without numbers made 8 bits and float again at once.
+
+    The converter leaves these after the softmax of each view (evaluate.tta): a class of
+    probability 0.001 would be impossible in the mean of logarithms.
+    """
+    net = flatbuffer_utils.convert_bytearray_to_object(bytearray(model))
+    for graph in net.subgraphs:
+        kind = {
+            id(one): flatbuffer_utils.opcode_to_name(net, one.opcodeIndex)
+            for one in graph.operators
+        }
+        before = {
+            one.outputs[0]: one.inputs[0] for one in graph.operators if kind[id(one)] == "QUANTIZE"
+        }
+        same = {
+            one.outputs[0]: before[one.inputs[0]]
+            for one in graph.operators
+            if kind[id(one)] == "DEQUANTIZE" and one.inputs[0] in before
+        }
+        graph.operators = [one for one in graph.operators if one.outputs[0] not in same]
+        used = {index for one in graph.operators for index in one.inputs}
+        graph.operators = [
+            one for one in graph.operators if kind[id(one)] != "QUANTIZE" or one.outputs[0] in used
+        ]
+        for one in graph.operators:
+            one.inputs = [same.get(index, index) for index in one.inputs]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(net))

@@ -72,6 +72,20 @@ def epoch_order(labels: np.ndarray, seed: int, epoch: int, sampling: str = "unif
     return random.permutation(np.concatenate(dealt))
 
 
+# Numbers of draws beyond all epochs', so that no two are alike.
+FRACTION_DRAW, ADAPT_DRAW, SAMPLE_DRAW = 2**63, 2**63 + 1, 2**63 + 2
+
+
+def drawn(labels: np.ndarray, seed: int, count: int) -> np.ndarray:
+    """At most `count` positions, int64 (m,), drawn by lot, sorted to read the disk once."""
+    return np.sort(epoch_order(labels, seed, SAMPLE_DRAW)[:count])
+
+
+def fraction(labels: np.ndarray, seed: int, count: int) -> np.ndarray:
+    """The positions, int64 (count,), of so many training images that debug.data_fraction leaves."""
+    return np.sort(epoch_order(labels, seed, FRACTION_DRAW)[:count])
+
+
 class Prefetcher:
     """Iterates over batches that a thread makes ready; `waited` is seconds spent waiting.
 

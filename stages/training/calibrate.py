@@ -11,10 +11,9 @@ from stages.inference.fold import folded
 from stages.inference.probabilities import SMALLEST, observer
 from stages.store.image_set import ImageSet
 from stages.store.model import REFERENCE_IMAGES, Calibration, Reference
-from stages.training.batches import TrainingImages, epoch_order
+from stages.training.batches import TrainingImages, drawn
 from stages.training.loop import evaluation_batch_size
 
-DRAW = 2**63 + 2  # this draw's number, beyond all epochs'
 CALIBRATION_IMAGES = 10_000  # validation images at most: more change the third digit, if any
 LOWEST, HIGHEST = 0.25, 4.0  # temperatures
 PRIOR = 2.0  # how strongly a temperature of 1 is believed in before an image is seen, in nats
@@ -93,11 +92,6 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         slope = (weights * logits).sum() - actual + 2 * PRIOR * (inverse - 1)
         low, high = (low, inverse) if slope > 0 else (inverse, high)
     return round(2 / (low + high), 4)
-
-
-def drawn(labels: np.ndarray, seed: int, count: int) -> np.ndarray:
-    """At most `count` positions, int64 (m,), drawn by lot, sorted to read the disk once."""
-    return np.sort(epoch_order(labels, seed, DRAW)[:count])
 
 
 def _half(features: np.ndarray) -> np.ndarray:

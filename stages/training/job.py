@@ -28,12 +28,17 @@ from stages.store.model import REFERENCE_IMAGES, Calibration, ModelInfo, save_mo
 from stages.store.outputs import made_by
 from stages.store.tables import write_table
 from stages.training import environment
-from stages.training.batches import TrainingImages, epoch_order
+from stages.training.batches import (
+    ADAPT_DRAW,
+    TrainingImages,
+    drawn,
+    epoch_order,
+    fraction,
+)
 from stages.training.calibrate import (
     CALIBRATION_IMAGES,
     Sample,
     calibrate,
-    drawn,
     observed,
 )
 from stages.training.checkpoint import Checkpoint, fingerprint
@@ -102,7 +107,6 @@ def number_of_outputs(settings: Model, classes: int) -> int:
 
 
 ADAPT_IMAGES = 5000  # training images, drawn by lot, that an architecture takes statistics from
-ADAPT_DRAW, FRACTION_DRAW = 2**63 + 1, 2**63  # these draws' numbers, beyond all epochs'
 VARIANTS = 20  # of one image, to see what augmentation does
 
 
@@ -376,11 +380,8 @@ class Job:
         settings, chosen = self.settings.train, None
         if settings.debug.data_fraction < 1:
             count = max(1, round(len(self.train_set) * settings.debug.data_fraction))
-            order = epoch_order(self.train_set.labels, settings.seed, FRACTION_DRAW)
-            chosen = np.sort(order[:count])
-        # A frozen backbone's features are there: of the pixels only a few are looked at.
-        limit = 0 if self.frozen else settings.memory_limit * 2**30
-        return TrainingImages(self.train_set, limit, chosen)
+            chosen = fraction(self.train_set.labels, settings.seed, count)
+        return TrainingImages(self.train_set, settings.memory_limit * 2**30, chosen)
 
     def _learner(self) -> Learner:
         """The net to train, with all that its training needs."""
@@ -395,8 +396,8 @@ class Job:
                 net.layers[-1].set_weights(self.head.layer.weights(outputs))
             self._check_image_sizes(net)
             # A set may be sorted by class, so not the first; in order, to read the disk once.
-            drawn = epoch_order(self.images.labels, settings.seed, ADAPT_DRAW)[:ADAPT_IMAGES]
-            adapt_model(model.name, net, self.images.take(np.sort(drawn)))
+            some = epoch_order(self.images.labels, settings.seed, ADAPT_DRAW)[:ADAPT_IMAGES]
+            adapt_model(model.name, net, self.images.take(np.sort(some)))
         has_backbone = any(layer.name == "backbone" for layer in net.layers)
         if settings.fine_tune.frozen_epochs and not has_backbone:
             raise UserError(

@@ -1,0 +1,249 @@
+"""export: the trained model for other runtimes, with all that its use needs, in one folder."""
+
+import math
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from PIL import Image, ImageOps
+
+from stages.errors import UserError, run
+from stages.files import EVALUATION, EXPORT, INDEX, MODEL, PROCESSED, RAW, SPLITS, TIMES
+from stages.images.decode import decode
+from stages.images.formats import claimed
+from stages.parameters.export import Export, Format
+from stages.parameters.section import read_settings
+from stages.progress import progress
+from stages.store.exported import (
+    FILES,
+    GOLDEN,
+    NEIGHBOURS,
+    README,
+    Exported,
+    Golden,
+    Neighbours,
+    describe_file,
+    tensors,
+    write_exported,
+)
+from stages.store.image_set import ImageSet, load_image_set
+from stages.store.model import (
+    ModelInfo,
+    load_reference,
+    read_info,
+    read_judgement,
+    record_times,
+)
+from stages.store.names import markdown, printable
+from stages.store.outputs import Outputs, made_by, outputs_of
+from stages.store.raw import read_images, read_manifest
+from stages.store.tables import read_table
+from stages.training.batches import drawn, fraction
+
+PROCESSES = 2  # formats at a time; each takes TensorFlow's memory and a few times the model's
+GOLDEN_IMAGES = 8
+SIDES = (32, 48, 64)  # of a thumbnail: whole blocks of JPEG, which mix no two thumbnails
+ENDINGS = {"jpeg": "jpg"}
+TEMPLATE = Path(__file__).with_name("export.md.j2")
+
+
+def main() -> None:
+    started = time.perf_counter()
+    with outputs_of("export") as outputs:
+        export(outputs)
+    record_times(TIMES, "export", {"seconds": round(time.perf_counter() - started, 3)}, MODEL)
+
+
+def export(outputs: Outputs) -> None:
+    """Write the model in all formats asked for, and what belongs to it."""
+    settings, folder = read_settings(Export), outputs.directory(EXPORT)
+    if not settings.formats:
+        text = "Nothing is exported: `export.formats` in params.yaml is empty.\n"
+        (folder / README).write_text(text, encoding="utf-8")
+        print("export.formats is empty: nothing is exported")
+        return
+    info, judgement = read_info(MODEL), read_judgement(MODEL)
+    if judgement is None:
+        raise UserError(f"{MODEL} is not the model that evaluate judged; run dvc repro evaluate")
+    train, test = (load_image_set(PROCESSED, SPLITS / f"{side}.csv") for side in ("train", "test"))
+    # The images that training used, in its order: so many, and drawn by its seed.
+    seed = info.train.get("seed", 0)
+    used = fraction(train.labels, seed, info.train.get("images", len(train)))
+    labels = train.labels[used]
+
+    calibration = train.rows[used[drawn(labels, seed, settings.calibration_images)]]
+    images = train.pixels.take(calibration)
+    features = convert_all(settings.formats, MODEL, judgement.tta, images, folder)
+    reference, neighbours = load_reference(MODEL), None
+    known = 0 if reference is None else len(reference.trained)
+    if settings.neighbours and known:
+        chosen = used[drawn(labels, seed, known)]
+        if len(chosen) != known:
+            raise UserError(f"{MODEL} was trained on other images than {SPLITS} names; dvc repro")
+        neighbours = write_neighbours(folder, train, chosen, info)
+    takes, gives = tensors(info.shape, len(info.classes), features)
+    exported = Exported(
+        classes=info.classes,
+        preprocess=info.preprocess,
+        input=takes,
+        outputs=gives,
+        temperature=info.calibration.temperature if info.calibration else 1.0,
+        judgement=judgement,
+        calibration=info.calibration,
+        files={name: describe_file(folder / FILES[name]) for name in settings.formats},
+        golden=write_golden(folder, test, info),
+        neighbours=neighbours,
+    )
+    write_exported(folder, exported)
+    (folder / README).write_text(readme(exported), encoding="utf-8")
+    # Here, with all formats in `folder`, belongs what compares them with the Keras model.
+
+
+def convert_all(
+    formats: Sequence[Format], model: Path, tta: str, images: np.ndarray, folder: Path
+) -> int:
+    """Write the file `model` to `folder` in all `formats`, each in a process of its own; how many
+    features of an image come out. See `stages.inference.convert`."""
+    features = 0
+    with ProcessPoolExecutor(
+        min(PROCESSES, len(formats)),
+        multiprocessing.get_context("spawn"),
+        initializer=_silence,
+        max_tasks_per_child=1,
+    ) as pool:
+        jobs = {
+            pool.submit(_convert, format, model, tta, images, folder / FILES[format]): format
+            for format in formats
+        }
+        with progress(len(formats), "formats", "exporting") as bar:
+            for job in as_completed(jobs):
+                format = jobs[job]
+                try:
+                    features, seconds = job.result()
+                except UserError:
+                    raise
+                except Exception as error:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise UserError(_failure(format, error)) from None
+                size = (folder / FILES[format]).stat().st_size
+                bar.write(f"{format}: {size:,} bytes, {seconds:.0f} s", sys.stdout)
+                bar.update()
+    return features
+
+
+def _silence() -> None:
+    """Converters talk of what they do and of what will once be replaced."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+
+
+def _convert(
+    format: Format, model: Path, tta: str, images: np.ndarray, target: Path
+) -> tuple[int, float]:
+    started = time.perf_counter()
+    import stages.quiet  # noqa: F401
+    from stages.inference.convert import convert
+
+    try:
+        features = convert(format, model, tta, images, target)
+    except (ImportError, UserError):
+        raise
+    except Exception as error:  # of libraries, whose own errors need not survive the way back
+        raise RuntimeError(str(error).strip() or type(error).__name__) from None
+    return features, time.perf_counter() - started
+
+
+def _failure(format: Format, error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"export.formats: {format} needs packages that are not installed; run make export"
+    if isinstance(error, BrokenProcessPool):
+        return f"export.formats: making {format} was ended from outside, perhaps for want of memory"
+    said = str(error).splitlines()[0][:200]
+    return f"export.formats: {format} cannot be made of this model ({said}); leave it out"
+
+
+def write_golden(folder: Path, test: ImageSet, info: ModelInfo) -> list[Golden]:
+    """Write some test images, of all parts of the set, the smallest file of each; the answers of
+    the Keras model to them, as evaluate found them."""
+    with made_by("evaluate", EVALUATION):
+        answers = np.load(EVALUATION / "probabilities.npy")
+        distance = np.load(EVALUATION / "unlike.npy")
+        if answers.shape != (len(test), len(info.classes)) or len(distance) != len(test):
+            raise ValueError("it is about other images")
+    manifest = read_manifest(RAW)
+    row = {id: at for at, id in enumerate(manifest["id"].to_pylist())}
+    with made_by("preprocess", PROCESSED / INDEX):
+        index = read_table(PROCESSED / INDEX, ["id", "bytes"])
+        size = dict(zip(index["id"].to_pylist(), index["bytes"].to_pylist(), strict=True))
+    parts = np.array_split(np.arange(len(test)), min(GOLDEN_IMAGES, len(test)))
+    chosen = [min(part.tolist(), key=lambda at: (size[test.ids[at]], at)) for part in parts]
+    files = dict(read_images(RAW, manifest, np.array([row[test.ids[at]] for at in chosen])))
+
+    (folder / GOLDEN).mkdir()
+    golden = []
+    for number, at in enumerate(chosen):
+        content, pixels = files[row[test.ids[at]]], test.images(at, at + 1)[0]
+        if not np.array_equal(decode(content, info.preprocess), pixels):
+            raise UserError(
+                f"{printable(test.paths[at])} is decoded in another way than {PROCESSED} was: run "
+                "dvc repro --force preprocess"
+            )
+        kind = (claimed(content) or "image").lower()
+        image, tensor = f"{GOLDEN}/{number}.{ENDINGS.get(kind, kind)}", f"{GOLDEN}/{number}.npy"
+        (folder / image).write_bytes(content)
+        np.save(folder / tensor, pixels)
+        golden.append(
+            Golden(
+                image=image,
+                tensor=tensor,
+                probabilities=[round(float(one), 7) for one in answers[at]],
+                distance=None if np.isnan(distance[at]) else round(float(distance[at]), 5),
+            )
+        )
+    return golden
+
+
+def write_neighbours(
+    folder: Path, train: ImageSet, chosen: np.ndarray, info: ModelInfo
+) -> Neighbours:
+    """Write thumbnails of the training images `chosen`, positions in `train`, as one picture."""
+    height, width, channels = info.shape
+    side = next((side for side in SIDES if side >= max(height, width)), SIDES[-1])
+    columns = math.ceil(math.sqrt(len(chosen)))
+    rows = math.ceil(len(chosen) / columns)
+    paper = tuple(info.preprocess.background) if channels == 3 else 255
+    sheet = Image.new("RGB" if channels == 3 else "L", (columns * side, rows * side), paper)
+    for at, position in enumerate(chosen.tolist()):
+        pixels = train.images(position, position + 1)[0]
+        picture = Image.fromarray(pixels if channels == 3 else pixels[..., 0])
+        thumbnail = ImageOps.pad(picture, (side, side), color=paper)
+        sheet.paste(thumbnail, (at % columns * side, at // columns * side))
+    sheet.save(folder / NEIGHBOURS, "JPEG", quality=85)
+    labels = train.labels[chosen].tolist()
+    return Neighbours(file=NEIGHBOURS, side=side, columns=columns, labels=labels)
+
+
+def readme(exported: Exported) -> str:
+    """Markdown text: how to use the folder in any language, and how to check that."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown: names go through `markdown`
+    )
+    environment.filters["md"] = markdown
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(model=exported, test=exported.judgement.test)
+
+
+if __name__ == "__main__":
+    run(main, at_once=True)
