@@ -7,7 +7,7 @@ from stages.errors import UserError, run
 from stages.files import DOWNLOADS, DVC_LOCK, RAW, SEEN
 from stages.parameters.download import Download
 from stages.parameters.section import read_settings
-from stages.sources import gather
+from stages.sources.gather import gather
 from stages.sources.packed import packed_images
 from stages.store.outputs import Outputs, outputs_of
 from stages.store.raw import write_manifest

@@ -4,7 +4,8 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 
@@ -59,6 +60,21 @@ def interruptible() -> None:
             usual(kind, error, traceback)
 
     sys.excepthook = hook
+
+
+@contextmanager
+def standard_error_closed() -> Iterator[None]:
+    """Around what libraries written in C++ do: what they tell of it is not heard."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _interrupted() -> int:

@@ -30,13 +30,15 @@ from tqdm import tqdm
 from stages.errors import UserError, run
 from stages.files import MODEL
 from stages.inference import trust
+from stages.inference.exported import SUFFIXES, load_exported
 from stages.inference.inputs import Batch, Input, find_inputs, load
 from stages.inference.seen import Seen
+from stages.parameters.pixels import Preprocessing
 from stages.progress import progress
+from stages.store.exported import read_exported
 from stages.store.model import (
+    Calibration,
     Judgement,
-    ModelInfo,
-    Reference,
     largest_activation,
     load_model,
     load_reference,
@@ -48,6 +50,7 @@ from stages.store.outputs import replace_file
 
 TOP_K = 3  # classes named for an image, unless the model was judged by others
 BATCH_PIXELS = 2**22  # decoded at a time: 83 images of 224x224, and at most BATCH_SIZE
+EXPORTED_PIXELS = 2**20  # the same for an exported model, which tells nothing of its layers
 BATCH_SIZE = 128
 BATCH_NUMBERS = 2**26  # that a layer may give at a time: 256 MiB of float32
 LISTED = 20  # unreadable images named on the terminal
@@ -57,28 +60,31 @@ PAGE = Path("drift.html")
 
 def main() -> int:
     options = _options()
-    info = read_info(options.model)
-    inputs = find_inputs(_arguments(options.paths), info.classes)
+    is_exported = options.model.suffix in SUFFIXES
+    if is_exported and options.drift:
+        raise UserError(
+            "--drift compares with validation images, which no exported model knows; name the "
+            ".keras file with --model"
+        )
+    model = (_exported if is_exported else _trained)(options.model, options.tta)
+    inputs = find_inputs(_arguments(options.paths), model.classes)
     if not inputs:
         names = printable(" ".join(options.paths))
         raise UserError(f"no images in {names}; name image files or folders")
     if all(item.error for item in inputs):
         raise UserError(f"{printable(inputs[0].name)}: {printable(inputs[0].error or '')}")
-    judgement = read_judgement(options.model)
-    tta = options.tta or (judgement.tta if judgement else "none")
-    top_k = min(options.top_k or (judgement.top_k if judgement else TOP_K), len(info.classes))
+    judgement = model.judgement
+    top_k = min(options.top_k or (judgement.top_k if judgement else TOP_K), len(model.classes))
 
-    height, width, _ = info.shape
-    batch_size = options.batch_size or max(1, min(BATCH_SIZE, BATCH_PIXELS // (height * width)))
-    reference = load_reference(options.model)
+    height, width, _ = model.preprocess.shape
+    most = max(1, min(BATCH_SIZE, model.pixels // (height * width)))
 
     def classify(chosen: list[Input]) -> Iterator[tuple[Batch, Seen]]:
-        batches = load(chosen, info.preprocess, batch_size)
-        unjudged = not judgement and not options.tta
-        return _classify(options.model, reference, tta, batches, unjudged)
+        batches = load(chosen, model.preprocess, options.batch_size or most)
+        return _classify(options.model, model.start, batches)
 
     if options.drift:
-        return _print_drift(inputs, classify(inputs), info, reference, options.output or PAGE)
+        return _print_drift(inputs, classify(inputs), model, options.output or PAGE)
     if options.next:
         chosen, errors = _choose(len(inputs), classify(inputs), options.next)
         if options.output is None:
@@ -88,8 +94,81 @@ def main() -> int:
         inputs = [inputs[at] for at in chosen]
     else:
         code = 0
-    doubts = _doubts(judgement, tta)
-    return max(code, _write(inputs, classify(inputs), info.classes, doubts, top_k, options.output))
+    doubts = _doubts(judgement, model.tta)
+    return max(code, _write(inputs, classify(inputs), model.classes, doubts, top_k, options.output))
+
+
+class Source(NamedTuple):
+    """A model to ask, trained or exported: what is known of it before it runs.
+
+    `start` loads it, which may take seconds, and gives the function that it is; `pixels` of images
+    are given to that at a time. `held_out` float16 (n, d) are features of validation images.
+    """
+
+    classes: list[str]
+    preprocess: Preprocessing
+    judgement: Judgement | None
+    tta: str
+    pixels: int
+    start: Callable[[], Callable[[np.ndarray], Seen]]
+    calibration: Calibration | None = None
+    held_out: np.ndarray | None = None
+
+
+def _trained(path: Path, tta: str | None) -> Source:
+    """The Keras model in the file `path`, with views of each image as `tta` says, or as it was
+    judged."""
+    info, judgement, reference = read_info(path), read_judgement(path), load_reference(path)
+    views = tta or (judgement.tta if judgement else "none")
+
+    def start() -> Callable[[np.ndarray], Seen]:
+        import stages.quiet  # noqa: F401  TensorFlow takes seconds
+
+        model, _ = load_model(path)
+        if not judgement and not tta:
+            _print_unjudged(path)
+        from stages.inference.fold import folded
+        from stages.inference.probabilities import observer
+
+        observe = observer(folded(model), views, reference.trained if reference else None)
+        size = max(1, BATCH_NUMBERS // largest_activation(model))
+
+        def observe_in_parts(images: np.ndarray) -> Seen:
+            parts = range(0, max(1, len(images)), size)
+            answers = [observe(images[at : at + size]) for at in parts]
+            return Seen(*map(np.concatenate, zip(*answers, strict=True)))
+
+        return observe_in_parts
+
+    return Source(
+        info.classes,
+        info.preprocess,
+        judgement,
+        views,
+        BATCH_PIXELS,
+        start,
+        info.calibration,
+        reference.held_out if reference else None,
+    )
+
+
+def _exported(path: Path, tta: str | None) -> Source:
+    """The exported model in the file `path`, whose views of each image are a part of it."""
+    exported, _ = read_exported(path)
+    judgement = exported.judgement
+    if tta not in (None, judgement.tta):
+        raise UserError(
+            f"--tta {tta}: {path} was exported with --tta {judgement.tta}, which is a part of it; "
+            "leave --tta out, or name the .keras file with --model"
+        )
+    return Source(
+        exported.classes,
+        exported.preprocess,
+        judgement,
+        judgement.tta,
+        EXPORTED_PIXELS,
+        lambda: load_exported(path)[1],
+    )
 
 
 def _write(
@@ -238,24 +317,12 @@ def _print_unjudged(model: Path) -> None:
 
 
 def _classify(
-    path: Path, reference: Reference | None, tta: str, batches: Iterator[Batch], unjudged: bool
+    path: Path, start: Callable[[], Callable[[np.ndarray], Seen]], batches: Iterator[Batch]
 ) -> Iterator[tuple[Batch, Seen]]:
-    """Yield each batch with what the model makes of its images; say it if it is `unjudged`."""
-    import stages.quiet  # noqa: F401  TensorFlow takes seconds, hence after all else is checked
-
-    model, _ = load_model(path)
-    if unjudged:
-        _print_unjudged(path)
-    from stages.inference.fold import folded
-    from stages.inference.probabilities import observer
-
-    trained = reference.trained if reference else None
-    observe = observer(folded(model), tta, trained)
-    size = max(1, BATCH_NUMBERS // largest_activation(model))
+    """Yield each batch with what the model in the file `path` makes of its images."""
+    observe = start()
     for batch in batches:
-        parts = range(0, max(1, len(batch.images)), size)
-        answers = [observe(batch.images[at : at + size]) for at in parts]
-        seen = Seen(*map(np.concatenate, zip(*answers, strict=True)))
+        seen = observe(batch.images)
         if not np.isfinite(seen.probabilities).all():
             raise UserError(
                 f"{path} gives no numbers (NaN): its training diverged; lower "
@@ -279,16 +346,12 @@ def _choose(
 
 
 def _print_drift(
-    inputs: list[Input],
-    classified: Iterator[tuple[Batch, Seen]],
-    info: ModelInfo,
-    reference: Reference | None,
-    page: Path,
+    inputs: list[Input], classified: Iterator[tuple[Batch, Seen]], model: Source, page: Path
 ) -> int:
     """Say whether `inputs` come from where the training images came from; the exit code."""
     from stages.inference import drift
 
-    if not reference or not info.calibration or not len(reference.held_out):
+    if not model.calibration or model.held_out is None or not len(model.held_out):
         raise UserError(
             "--drift compares with validation images, and this model knows none: set split.val "
             "above 0 and train again"
@@ -296,17 +359,17 @@ def _print_drift(
     if len(inputs) < drift.FEWEST:
         raise UserError(f"--drift needs at least {drift.FEWEST} images, not {len(inputs)}")
     errors: dict[int, str] = {}
-    collected = drift.Collected(len(inputs), len(info.classes))
+    collected = drift.Collected(len(inputs), len(model.classes))
     with progress(len(inputs), "images", "comparing") as bar:
         for batch, seen in classified:
             collected.add(batch, seen.probabilities, seen.features, seen.distance)
             errors |= batch.errors
             bar.update(len(batch.positions) + len(batch.errors))
-    found = drift.compare(collected, reference.held_out, info.calibration.predicted)
-    print(found.describe([printable(name) for name in info.classes]))
+    found = drift.compare(collected, model.held_out, model.calibration.predicted)
+    print(found.describe([printable(name) for name in model.classes]))
     with _new_file(page) as new:
         names = [printable(item.name) for item in inputs]
-        new.write_text(drift.render(found, names, info.classes), encoding="utf-8")
+        new.write_text(drift.render(found, names, model.classes), encoding="utf-8")
     print(f"the most unusual images: open {page}")
     return _print_errors(inputs, errors)
 

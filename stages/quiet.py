@@ -5,25 +5,9 @@ takes effect, so standard error is closed while its libraries load. What the imp
 still heard. Keras looks for packages that it can do without and that take a third of the time.
 """
 
-import contextlib
 import os
-import sys
-from collections.abc import Iterator
 
-
-@contextlib.contextmanager
-def _standard_error_closed() -> Iterator[None]:
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
+from stages.errors import standard_error_closed
 
 @contextlib.contextmanager
 def _without(*packages: str) -> Iterator[None]:
@@ -39,7 +23,5 @@ def _without(*packages: str) -> Iterator[None]:
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# For drawing boxes, galleries and wrappers of models, none of which are used here.
-with _standard_error_closed(), _without("cv2", "matplotlib", "sklearn"):
-    import keras  # noqa: F401
+with standard_error_closed():
     import tensorflow  # noqa: F401

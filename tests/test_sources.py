@@ -19,9 +19,9 @@ import pytest
 import stages.download
 from stages.errors import UserError, run
 from stages.parameters.download import Download
-from stages.sources import gather
 from stages.sources.fetch import file_name
 from stages.sources.folder import folder_images
+from stages.sources.gather import gather
 from stages.store.blobs import file_sha256
 from stages.store.outputs import replace
 from stages.store.raw import pack, read_images, read_manifest, write_manifest

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.errors import UserError
+from stages.errors import UserError, standard_error_closed
 from stages.inference.seen import Seen
 from stages.store.exported import Exported, read_exported, read_model, refused
 
@@ -28,7 +28,8 @@ def load_exported(path: Path, threads: int | None = None) -> tuple[Exported, Obs
     content = read_model(path, exported.files[format])
     start = _start_onnx if format == "onnx" else _start_litert
     try:
-        run = start(content, exported, threads or len(os.sched_getaffinity(0)))
+        with standard_error_closed():
+            run = start(content, exported, threads or len(os.sched_getaffinity(0)))
     except ImportError:
         raise UserError(f"{path} needs packages that are not installed: run make export") from None
     except Exception as error:  # runtimes raise nearly anything on a file that is not sound
@@ -52,6 +53,10 @@ def _start_onnx(content: bytes, exported: Exported, threads: int) -> Run:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # A thread that waits must not burn a core that another process could use.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Weights in other files are not part of the bytes that were checked: there is no such folder.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     _check(
@@ -95,7 +100,8 @@ def _start_litert(content: bytes, exported: Exported, threads: int) -> Run:
     _check(exported, described(inputs), described(outputs), types)
     index = inputs["images"]["index"]
     made = {name: one["index"] for name, one in outputs.items()}
-    size = 0
+    interpreter.allocate_tensors()
+    size = 1
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         nonlocal size
