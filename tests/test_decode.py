@@ -2,8 +2,11 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from stages.images.decode import decode, decode_with_facts
 from stages.images.formats import UnreadableImage
 from stages.parameters.pixels import PixelSettings
 
+ROOT = Path(__file__).parent.parent
 PHOTO = (files("sklearn") / "datasets/images/china.jpg").read_bytes()  # 640 x 427
 FILTERS = {
     "area": Image.Resampling.BOX,
@@ -458,3 +462,11 @@ def test_junk_after_or_between_the_parts_of_a_jpeg_does_no_harm():
 )
 def test_facts_of_the_file_come_along(data, facts):
     assert decode_with_facts(data, pixel_settings((4, 4)))[1] == (*facts, 0)
+
+
+def test_the_format_of_a_file_is_known_before_any_other_was_opened():
+    code = "from stages.images.formats import claimed; print(claimed(bytes.fromhex('ffd8ffe0')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "JPEG\n"

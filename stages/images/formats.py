@@ -188,6 +188,7 @@ def formats(data: bytes) -> tuple[str, ...]:
 
 def claimed(data: bytes) -> str | None:
     """The format as which the file `data` begins, if any."""
+    Image.init()  # else the formats are not known before an image was opened
     for name in formats(data):
         accept = Image.OPEN[name][1]
         if accept and accept(data[:16].ljust(16, b"\0")) is True:
