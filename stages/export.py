@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -112,30 +112,39 @@ def convert_all(
     """Write the file `model` to `folder` in all `formats`, each in a process of its own; how many
     features of an image come out. See `stages.inference.convert`."""
     features = 0
-    with ProcessPoolExecutor(
-        min(PROCESSES, len(formats)),
-        multiprocessing.get_context("spawn"),
-        initializer=_silence,
-        max_tasks_per_child=1,
-    ) as pool:
+    with (
+        ThreadPoolExecutor(PROCESSES) as pool,
+        progress(len(formats), "formats", "exporting") as bar,
+    ):
         jobs = {
-            pool.submit(_convert, format, model, tta, images, folder / FILES[format]): format
+            pool.submit(_convert_apart, format, model, tta, images, folder / FILES[format]): format
             for format in formats
         }
-        with progress(len(formats), "formats", "exporting") as bar:
+        try:
             for job in as_completed(jobs):
-                format = jobs[job]
-                try:
-                    features, seconds = job.result()
-                except UserError:
-                    raise
-                except Exception as error:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise UserError(_failure(format, error)) from None
-                size = (folder / FILES[format]).stat().st_size
-                bar.write(f"{format}: {size:,} bytes, {seconds:.0f} s", sys.stdout)
+                features, seconds = job.result()
+                size = (folder / FILES[jobs[job]]).stat().st_size
+                bar.write(f"{jobs[job]}: {size:,} bytes, {seconds:.0f} s", sys.stdout)
                 bar.update()
+        finally:
+            pool.shutdown(cancel_futures=True)
     return features
+
+
+def _convert_apart(
+    format: Format, model: Path, tta: str, images: np.ndarray, target: Path
+) -> tuple[int, float]:
+    """Write `target` in a process of its own; the number of features, and seconds."""
+    spawn = multiprocessing.get_context("spawn")
+    started = time.perf_counter()
+    try:
+        with ProcessPoolExecutor(1, spawn, initializer=_silence) as pool:
+            features = pool.submit(_convert, format, model, tta, images, target).result()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(_failure(format, error)) from None
+    return features, time.perf_counter() - started
 
 
 def _silence() -> None:
@@ -145,20 +154,16 @@ def _silence() -> None:
     os.dup2(nowhere, 2)
 
 
-def _convert(
-    format: Format, model: Path, tta: str, images: np.ndarray, target: Path
-) -> tuple[int, float]:
-    started = time.perf_counter()
+def _convert(format: Format, model: Path, tta: str, images: np.ndarray, target: Path) -> int:
     import stages.quiet  # noqa: F401
     from stages.inference.convert import convert
 
     try:
-        features = convert(format, model, tta, images, target)
+        return convert(format, model, tta, images, target)
     except (ImportError, UserError):
         raise
     except Exception as error:  # of libraries, whose own errors need not survive the way back
         raise RuntimeError(str(error).strip() or type(error).__name__) from None
-    return features, time.perf_counter() - started
 
 
 def _failure(format: Format, error: Exception) -> str:

@@ -6,6 +6,7 @@ that a second conversion in one process differs.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,8 @@ from stages.inference.fold import folded
 from stages.inference.probabilities import graph_of
 from stages.parameters.export import Format
 from stages.store.model import load_model, load_reference
+
+Graph = Any  # what tf.function gives
 
 OPSET = 18  # of ONNX: what onnxruntime knows since 1.14 (2023)
 
@@ -30,35 +33,48 @@ def convert(format: Format, model: Path, tta: str, images: np.ndarray, target: P
     """
     net, _ = load_model(model)
     reference = load_reference(model)
-    graph = graph_of(folded(net), tta, reference.trained if reference else None)
+    graph = _constant(graph_of(folded(net), tta, reference.trained if reference else None))
     content = _onnx(graph) if format == "onnx" else _litert(format, graph, images)
     target.write_bytes(content)
     return graph.get_concrete_function().structured_outputs["features"].shape[-1]
 
 
-def _onnx(graph: tf.types.experimental.PolymorphicFunction) -> bytes:
+def _constant(graph: Graph) -> Graph:
+    """The same function with all that it knows inside: converters would make variables and
+    tensors from outside further inputs, or compute on their shapes and layouts at run time."""
+    concrete = graph.get_concrete_function()
+    names = sorted(concrete.structured_outputs)  # the order in which a function gives a dict
+    frozen = convert_variables_to_constants_v2(concrete)
+    definition = frozen.graph.as_graph_def()
+    outside = {inner.op.name: outer for outer, inner in frozen.graph.captures}
+    for node in definition.node:
+        if node.name in outside:
+            value = tf.make_tensor_proto(outside[node.name])
+            node.op = "Const"
+            node.attr.clear()
+            node.attr["dtype"].type = value.dtype
+            node.attr["value"].tensor.CopyFrom(value)
+    places = [one.name for one in frozen.outputs]
+
+    def same(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = tf.graph_util.import_graph_def(definition, {"images": images}, places, name="")
+        return dict(zip(names, found, strict=True))
+
+    return tf.function(same, graph.input_signature, autograph=False)
+
+
+def _onnx(graph: Graph) -> bytes:
     import tf2onnx
 
     model, _ = tf2onnx.convert.from_function(graph, graph.input_signature, opset=OPSET)
     return model.SerializeToString(deterministic=True)
 
 
-def _litert(
-    format: Format, graph: tf.types.experimental.PolymorphicFunction, images: np.ndarray
-) -> bytes:
-    concrete = graph.get_concrete_function()
-    names = sorted(concrete.structured_outputs)  # the order in which a function gives a dict
-    # Weights as constants: the converter would leave them as variables, computing on their
-    # shapes and layouts at run time.
-    frozen = convert_variables_to_constants_v2(concrete)
+def _litert(format: Format, graph: Graph, images: np.ndarray) -> bytes:
     module = tf.Module()
-    module.graph = tf.function(
-        lambda images: dict(zip(names, frozen(images), strict=True)),
-        graph.input_signature,
-        autograph=False,
-    )
+    module.graph = graph  # whose input and outputs then have names
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [module.graph.get_concrete_function()], module
+        [graph.get_concrete_function()], module
     )
     if format == "litert":
         return converter.convert()

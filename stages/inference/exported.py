@@ -89,6 +89,7 @@ def _start_litert(content: bytes, exported: Exported, threads: int) -> Run:
     interpreter = interpreter_of()(model_content=content, num_threads=threads)
     runner = interpreter.get_signature_runner()
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
+    del runner  # the interpreter allocates nothing while others hold a part of it
 
     def described(tensors: dict[str, dict]) -> dict[str, tuple[str, tuple]]:
         return {

@@ -67,7 +67,7 @@ def graph_of(
     in NumPy, they took as long as a small net (the threads of both wait for each other).
     """
     layer = _last_kernel(model)
-    known = None if trained is None or not len(trained) else directions(trained).T
+    known = None if trained is None or not len(trained) else tf.constant(directions(trained).T)
     signature = [tf.TensorSpec(model.input_shape, tf.uint8, "images")]
 
     @tf.function(input_signature=signature, autograph=False)
