@@ -178,12 +178,18 @@ def test_thumbnails_are_the_images_that_nearest_counts(job):
         assert known.labels[place] == images.labels[at]
 
 
-def test_a_second_export_gives_the_same_bytes(job, monkeypatch):
+def test_a_second_export_gives_the_same_bytes(job, tmp_path, monkeypatch):
     monkeypatch.chdir(job)
-    folder = Path("models/export")
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    export.main()
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    rows, model = image_set(job, "train").images(0, 20), Path("models/model.keras")
+    made = {}
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        export.convert_all(["onnx", "litert_int8"], model, "flip", rows, folder)
+        made[number] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert made[0] == made[1]
+    # Also beside other formats, and as the stage itself made it.
+    assert made[0]["model.onnx"] == (job / "models/export/model.onnx").read_bytes()
 
 
 def test_nothing_is_exported_where_no_format_is_asked_for(tmp_path, monkeypatch, capsys):
@@ -254,7 +260,6 @@ def test_an_architecture_is_the_same_function_after_export(name, settings, outpu
         seen = observe(images)
         np.testing.assert_allclose(seen.probabilities, expected.probabilities, atol=1e-5)
         np.testing.assert_allclose(seen.distance, expected.distance, atol=1e-4)
-        assert np.abs(seen.distance[:3]).max() < 1e-4  # themselves, or others just as near
 
 
 def as_exported(folder, info, width, format):

@@ -67,7 +67,27 @@ def _onnx(graph: Graph) -> bytes:
     import tf2onnx
 
     model, _ = tf2onnx.convert.from_function(graph, graph.input_signature, opset=OPSET)
+    _rename(model.graph)
     return model.SerializeToString(deterministic=True)
+
+
+def _rename(graph: Any) -> None:
+    """Name what is inside the ONNX `graph` by the order in which it is used.
+
+    Which of several equal constants stays, their order, and the numbers in names are left to
+    chance by the converter.
+    """
+    constants = {one.name: one for one in graph.initializer}
+    names = {one.name: one.name for one in [*graph.input, *graph.output]} | {"": ""}
+    for node in graph.node:
+        node.name = ""
+        for places in (node.input, node.output):
+            places[:] = [names.setdefault(name, f"tensor_{len(names)}") for name in places]
+    used = [constants[name] for name in names if name in constants]
+    for one in used:
+        one.name = names[one.name]
+    del graph.initializer[:], graph.value_info[:]
+    graph.initializer.extend(used)
 
 
 def _litert(format: Format, graph: Graph, images: np.ndarray) -> bytes:
