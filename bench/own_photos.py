@@ -34,6 +34,7 @@ from bench.dvc_overhead import git
 from bench.measure import ROOT, report
 from bench.photos import write_photos
 from bench.project import recipe_settings
+from stages.metrics.paired import mcnemar
 
 ACCURACY_GOAL, SECONDS_GOAL, SPEED_GOAL = 0.95, 60, 10
 MANY, MANY_GOAL, FEATURES_GOAL, AGAIN_GOAL, ADDED = 1400, 120, 60, 15, 14
@@ -78,8 +79,10 @@ def main() -> None:
                 seconds = frozen_seconds(project, outcome, arguments.epochs)
             peers[name] = {
                 "accuracy": found,
-                "train_seconds": seconds,
-                "mcnemar_p": round(mcnemar(right, others), 3),
+                "train_seconds": outcome.stages["train"],
+                "mcnemar_p": round(
+                    mcnemar(int((right & ~others).sum()), int((others & ~right).sum())), 3
+                ),
             }
             print(f"  {found:.1%}, train {seconds:.0f} s", flush=True)
         peers["HOG features"] = hog(sets)
@@ -182,14 +185,6 @@ def judged(project: Path) -> tuple[float, np.ndarray]:
         [row["actual"] == row["predicted"] for row in sorted(rows, key=lambda r: r["id"])]
     )
     return round(float(right.mean()), 4), right
-
-
-def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The exact test of whether two classifiers of the same images differ."""
-    from scipy.stats import binomtest
-
-    better, worse = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
 def read_pixels(project: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -52,6 +52,7 @@ stages/inference/probabilities.py    train evaluate export
 stages/inference/seen.py             train evaluate export
 stages/inference/trust.py            train evaluate export
 stages/inference/*                   evaluate
+stages/metrics/paired.py             -
 stages/metrics/*                     evaluate plot
 stages/report/model_card.md.j2       evaluate plot
 stages/report/summary.py             evaluate plot

@@ -19,7 +19,6 @@ from PIL import Image
 from stages.errors import UserError
 from stages.parameters.pixels import Preprocessing
 from stages.review import __main__ as review
-from stages.review.changes import mcnemar, paired_test
 from stages.store.processed import Dataset, Shards
 
 PIPELINE = {
@@ -161,33 +160,6 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [])
     return Project(tmp_path)
-
-
-# Chance
-
-
-def test_mcnemar_is_the_exact_two_sided_test():
-    assert mcnemar(0, 0) == 1
-    assert mcnemar(5, 5) == 1
-    assert mcnemar(9, 1) == mcnemar(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
-    assert mcnemar(10, 0) == pytest.approx(2 / 2**10)
-
-
-def test_the_interval_is_that_of_drawing_the_paired_images_again_and_again():
-    count, fixed, broken = 400, 30, 10
-    test = paired_test(count, fixed, broken)
-    change = np.repeat([1, -1, 0], [fixed, broken, count - fixed - broken])
-    random = np.random.default_rng(1)
-    drawn = [change[random.integers(count, size=count)].mean() for _ in range(4000)]
-    assert test.difference == pytest.approx(0.05)
-    assert [test.low, test.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.003)
-    assert test == paired_test(count, fixed, broken)
-
-
-def test_a_hundred_thousand_test_images_cost_no_more_than_a_hundred():
-    test = paired_test(100_000, 600, 500)
-    assert test.low < 0.001 < test.high
-    assert test.significant
 
 
 # Verdict

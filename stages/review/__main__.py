@@ -15,8 +15,9 @@ from stages.errors import UserError, run
 from stages.figures.pictures import image_grid
 from stages.figures.style import BLUE, ORANGE, figure, save_png
 from stages.files import METRICS, PROCESSED, REVIEW, SCORES, SPLITS
+from stages.metrics.paired import paired_test
 from stages.review import revision
-from stages.review.changes import Pairing, compare_images, pair, paired_test
+from stages.review.changes import Pairing, compare_images, pair
 from stages.review.comment import BROKEN, EPOCHS, Review, write_comment
 from stages.review.revision import IN_GIT, Revision, read_pixels, read_revision
 from stages.store.names import cell, path_cell, printable

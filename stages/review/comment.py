@@ -6,8 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from stages.metrics.paired import PairedTest
 from stages.metrics.scores import Scores, base_rate_warning
-from stages.review.changes import Change, ImageChanges, PairedTest, Pairing, changes, tally
+from stages.review.changes import Change, ImageChanges, Pairing, changes, tally
 from stages.review.revision import Revision
 from stages.store.names import flatten, markdown
 
