@@ -48,7 +48,7 @@ CURVES = Path("reports/curves")
 EVALUATION = Path("reports/evaluation")
 
 # export
-EXPORT = Path("models/export")
+PARITY = Path("reports/parity.json")  # how far each exported model is from the trained one
 
 # plot
 PLOTS = Path("reports/plots")

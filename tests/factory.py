@@ -11,9 +11,11 @@ from stages.files import (
     LABEL_CONFIDENCE,
     LEARNING_CURVE,
     LEARNING_CURVE_COLUMNS,
+    PARITY,
     REJECTS_COLUMNS,
     SPLIT_COLUMNS,
 )
+from stages.metrics.paired import mcnemar
 from stages.parameters.pixels import PixelSettings, Preprocessing
 from stages.store.features import write_embedding
 from stages.store.processed import Dataset
@@ -79,6 +81,21 @@ def colour_features(images: np.ndarray) -> np.ndarray:
     return (images.mean(axis=(1, 2)) / 15).astype(np.float16)
 
 
+def exported_figures(count: int, broken: int = 0, size: int = 378_512) -> dict[str, float]:
+    """What reports/parity.json has of a format that breaks so many of `count` test images."""
+    return {
+        "bytes": size,
+        "accuracy": round(0.9 - broken / max(1, count), 6),
+        "agreement": round(1 - broken / max(1, count), 6),
+        "largest_difference": 0.0123,
+        "mean_difference": 4.56e-05,
+        "broken": broken,
+        "fixed": 0,
+        "mcnemar_p": mcnemar(0, broken),
+        "count": count,
+    }
+
+
 def write_colour_job(
     folder: Path, test: int = 90, val: int = 30, extra: int = 0, classes: list[str] | None = None
 ) -> None:
@@ -126,6 +143,8 @@ def write_colour_job(
     (folder / "reports/train/metrics.json").write_text('{"best_epoch": 2}')
     write_table(folder / LEARNING_CURVE, LEARNING_CURVE_COLUMNS, [])
     (folder / "reports/data.json").write_text(json.dumps({"images": counts}))
+    parity = exported_figures(test, broken=2)
+    (folder / PARITY).write_text(json.dumps({"litert_int8": parity} if test else {}))
     twins = [f"{number:02x}{0:014x}" for number in (2, 0)] if test else []
     near = ("near-duplicate", "<i>copy</i>.jpg", classes[0], "test")
     near += ("train/0.jpg", classes[0], "train", "0.0012", "", *twins)

@@ -132,6 +132,33 @@ def test_classes_are_listed_weakest_first(page):
     assert f1 == sorted(f1)
 
 
+def test_exported_models_stand_beside_the_one_judged(page):
+    assert "Exported models" in texts(page, "nav a")
+    assert "on all 90 test images" in page.find_element(By.ID, "exported").text
+    head = texts(page, "#exported thead th")
+    assert texts(page, "#exported tbody th") == ["model.keras", "litert_int8"]
+    cells = texts(page, "#exported tbody tr:last-child td")
+    row = dict(zip(head[1:], cells, strict=True))
+    assert row == {
+        "File": "0.38 MB",
+        "Accuracy": "87.78 %",
+        "Same class": "97.78 %",
+        "Largest difference": "0.012",
+        "Mean difference": "4.6e-05",
+        "Broken": "2",
+        "Fixed": "0",
+        "McNemar's p": "0.500",
+    }
+
+
+def test_without_exported_models_the_page_has_no_section_of_them(finished_job, tmp_path):
+    shutil.copytree(finished_job, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "reports/parity.json").write_text("{}")
+    html = rendered(tmp_path)
+    assert 'id="exported"' not in html
+    assert "#exported" not in html
+
+
 def test_a_click_or_enter_on_a_heading_sorts_the_table(page):
     f1 = page.find_element(By.CSS_SELECTOR, "#class-table th:nth-child(2)")
     f1.find_element(By.TAG_NAME, "button").click()

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from factory import exported_figures
 from PIL import Image
 
 from stages.errors import UserError
@@ -270,6 +271,41 @@ def test_changed_metrics_settings_and_code_are_listed(project):
     assert "| <code>test.accuracy</code> | 0.8000 | 0.9000 | +0.1000 |" in comment
     assert "- <code>train.epochs</code>: <code>2</code> → <code>20</code>\n" in comment
     assert "- Code: <code>stages/build.py</code>.\n" in comment
+
+
+def exported(project, **formats):
+    project.write("reports/parity.json", json.dumps(formats))
+
+
+def test_exported_formats_are_told_where_they_changed(project):
+    project.results(outcomes(9, 1))
+    exported(project, litert=exported_figures(10), onnx=exported_figures(10))
+    project.record("base")
+    assert "Exported" not in project.review()
+    exported(project, litert=exported_figures(10) | {"largest_difference": 1e-9})
+    comment = project.review()
+    assert "### Exported models\n\nNo longer exported: <code>onnx</code>.\n" in comment
+    row = "| <code>litert</code> | 0.38 | 90.00 % | +0.00 | 0, 0 | 100.00 % | 1e-09 |  |  |"
+    assert row in comment
+    assert "Less right" not in comment
+    exported(project)
+    assert "No longer exported: <code>litert</code>, <code>onnx</code>.\n" in project.review()
+
+
+def test_an_exported_format_that_is_less_right_is_named_each_time(project):
+    project.write("models/model.json", json.dumps({"sha256": "ab" * 32}))
+    project.results(outcomes(9, 1))
+    exported(project, litert=exported_figures(10), litert_int8=exported_figures(10, broken=2))
+    project.record("base")
+    times = {"milliseconds_per_single_image": 0.042, "images_per_second": 23456.7}
+    timing = {"export": {"model": "ab" * 32, "litert_int8": times}}
+    project.write("reports/timing.json", json.dumps(timing))
+    comment = project.review()
+    assert (
+        "Less right than the model that they were made of: <code>litert_int8</code>.\n" in comment
+    )
+    row = "| <code>litert_int8</code> | 0.38 | 70.00 % | +0.00 | 2, 0 | 80.00 % | 0.012 "
+    assert f"{row}| 0.042 | 23,457 |" in comment
 
 
 def test_the_accuracy_of_both_sides_comes_with_its_interval(project):

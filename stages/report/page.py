@@ -86,6 +86,7 @@ def render_page(
             charts=charts,
             curves={name: shown for name, shown in panels(results).items() if name in charts},
             further_charts={name: c for name, c in charts.items() if name not in PLACED},
+            parity=results.parity,
             layers=results.layers,
             shape=results.shape,
             sha256=results.sha256,

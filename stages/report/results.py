@@ -20,6 +20,7 @@ from stages.files import (
     LEARNING_CURVE,
     LEARNING_CURVE_COLUMNS,
     LOG,
+    PARITY,
     PREDICTIONS,
     PROCESSED,
     REJECTS,
@@ -63,7 +64,7 @@ class Results:
     unlike first; `suspects` those of label_suspects.csv; `places` says by id where the images are
     that they name: number in `SIDES` (`len(SIDES)` for `left_out`, those on no side) and position
     in that set. `told` has the `TRUST_COLUMNS` of the test images; `corrections` the columns and
-    lines of the table of corrections.
+    lines of the table of corrections; `parity` the figures of each exported format.
     """
 
     classes: list[str]
@@ -94,6 +95,7 @@ class Results:
     places: dict[str, tuple[int, int]]
     told: pa.Table
     corrections: tuple[list[str], list[list[str]]]
+    parity: dict[str, Scores]
 
     @property
     def train(self) -> ImageSet:
@@ -168,6 +170,8 @@ def read_results(
     with made_by("evaluate", folder / SUSPECTS):
         suspects = _read_suspects(folder / SUSPECTS, classes)
         places |= _find(suspects, ("id", "nearest_given", "nearest_suggested"), everything)
+    with made_by("export", folder / PARITY):
+        parity = _read_json(folder / PARITY) if (folder / PARITY).exists() else {}
     with made_by("evaluate", folder / PREDICTIONS):
         told = read_table(folder / PREDICTIONS, ["id", *TRUST_COLUMNS])
         if told["id"].to_pylist() != test.ids.tolist():
@@ -205,6 +209,7 @@ def read_results(
         places=places,
         told=told.select(TRUST_COLUMNS),
         corrections=correction_lines(folder / corrections),
+        parity=parity,
     )
 
 

@@ -50,6 +50,7 @@ def write_comment(review: Review) -> str:
         _verdict(review),
         *_warnings(review),
         _metrics(review),
+        _exported(review),
         _changes(review),
         *_outcomes(review),
         _training(review),
@@ -241,6 +242,49 @@ def _signed(change: Change) -> str:
         return ""
     signed = f"{difference:+,}" if isinstance(difference, int) else f"{difference:+.4f}"
     return signed.replace("-", "−")
+
+
+def _exported(review: Review) -> str:
+    """The exported formats, where they changed or one is less right than the model.
+
+    Differences that the rounding of another machine makes are no change.
+    """
+    base, head = review.base.parity, review.head.parity
+    lost = [name for name, of in head.items() if of["broken"] > of["fixed"]]
+    if not lost and _outcome_of_export(base) == _outcome_of_export(head):
+        return ""
+    gone = [name for name in base if name not in head]
+    parts = [f"No longer exported: {listed([code(name) for name in gone])}."] if gone else []
+    if head:
+        header = ["exported", "MB", "accuracy", "change", "broken, fixed", "same class"]
+        header += ["largest difference", "ms an image", "images/s"]
+        parts.append(table(header, [_format(review, name) for name in head], "formats"))
+    if lost:
+        names = listed([code(name) for name in lost])
+        parts.append(f"Less right than the model that they were made of: {names}.")
+    return "\n\n".join(["### Exported models", *parts])
+
+
+def _outcome_of_export(parity: dict[str, Scores]) -> dict[str, list[float]]:
+    counts = ("accuracy", "agreement", "broken", "fixed", "count")
+    return {name: [figures[key] for key in counts] for name, figures in parity.items()}
+
+
+def _format(review: Review, name: str) -> list[str]:
+    """The row of an exported format; how fast it was if this machine knows."""
+    of, before = review.head.parity[name], review.base.parity.get(name)
+    times = review.head.timing.get("export", {}).get(name, {})
+    return [
+        code(name),
+        f"{of['bytes'] / 1e6:.2f}",
+        percent(of["accuracy"]),
+        points(of["accuracy"] - before["accuracy"]) if before else "new",
+        f"{of['broken']:,}, {of['fixed']:,}",
+        percent(of["agreement"]),
+        f"{of['largest_difference']:.2g}",
+        str(times.get("milliseconds_per_single_image", "")),
+        f"{times['images_per_second']:,.0f}" if "images_per_second" in times else "",
+    ]
 
 
 # What changed, and what came of it

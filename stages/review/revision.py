@@ -22,6 +22,7 @@ from stages.files import (
     JUDGEMENT,
     LOG,
     METRICS,
+    PARITY,
     PREDICTIONS,
     PREDICTIONS_COLUMNS,
     PROCESSED,
@@ -47,7 +48,7 @@ EPOCH_LOG = LOG / "plots"
 IN_GIT = [
     str(path)
     for path in (
-        *(METRICS, SCORES, PREDICTIONS, JUDGEMENT),
+        *(METRICS, SCORES, PREDICTIONS, JUDGEMENT, PARITY),
         *(DATA_SUMMARY, DATA_ISSUES, EPOCH_LOG, PARAMETERS),
     )
 ]
@@ -60,6 +61,7 @@ class Revision:
     `scores`, `parameters`, `data`: nested dicts as in their files; `timing` too, if it is of
     this side's model. `headline`: dotted names of the scores that DVC compares.
     `model`: the SHA-256 of the model that was judged.
+    `parity`: by exported format how far its answers are from the model's.
     `predictions`: columns id, actual, predicted, confidence, path, one row a test image.
     `images`: columns id, label, side, one row an image of data/splits.
     `issues`: lines of reports/data_issues.csv by kind, and rejected files by reason.
@@ -73,6 +75,7 @@ class Revision:
     data: dict[str, Any]
     issues: dict[str, int] | None
     model: str | None
+    parity: dict[str, Scores]
     timing: dict[str, Any]
     predictions: pa.Table | None
     images: pa.Table | None
@@ -98,6 +101,7 @@ def read_revision(folder: Path, name: str) -> Revision:
             data=data,
             issues=_read_issues(folder / DATA_ISSUES, data.get("rejects", {})),
             model=model,
+            parity=_scores(_read_json(folder / PARITY)),
             timing=read_times(folder / TIMES, model),
             predictions=_read_predictions(folder / PREDICTIONS),
             images=_read_images(folder / SPLITS),
