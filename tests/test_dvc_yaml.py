@@ -22,6 +22,10 @@ stages/quiet.py                      -
 stages/predict.py                    -
 stages/inference/inputs.py           -
 stages/inference/drift.*             -
+stages/inference/convert.py          -
+stages/inference/exported.py         -
+stages/inference/parity.py           -
+stages/store/exported.py             -
 stages/recipe.py                     -
 stages/review/*                      -
 stages/search.*                      -

@@ -1,0 +1,204 @@
+"""Does an exported model give the answers that evaluate judged? On every test image, from its file.
+
+What differs is seldom the net: nearly always the image was decoded or resized in another way. So
+nothing is taken from data/processed here: the files as they were given go through the very
+decoding that predict does, and what comes out has to be what the model was judged by.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.errors import UserError
+from stages.images.decode import UnreadableImage, decode
+from stages.metrics.paired import LEVEL, Comparison
+from stages.metrics.scores import Scores
+from stages.parameters.export import Limits
+from stages.parameters.pixels import PixelSettings
+from stages.progress import progress
+from stages.store.image_set import ImageSet
+from stages.store.names import printable
+from stages.store.raw import read_images, read_manifest
+
+# A function from uint8 (n, height, width, channels) to probabilities float32 (n, classes).
+Classifier = Callable[[np.ndarray], np.ndarray]
+
+TIMED_IMAGES, TIMED_PIXELS = 128, 2**20  # of a batch whose time is taken, at most
+ROUNDS = 5
+SINGLES = 10  # images a round whose time is taken one by one
+
+
+def from_files(
+    raw: Path, test: ImageSet, settings: PixelSettings, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield all of `test`, `batch_size` at a time, decoded from the files in the folder `raw`.
+
+    Positions int (n,) in `test`, in the order of the archives, and uint8 (n, height, width,
+    channels). Holds a batch, and two files for each core. Raises `UserError` for an image that
+    comes out otherwise than data/processed has it.
+    """
+    manifest = read_manifest(raw)
+    rows = pc.index_in(pa.array(test.ids, pa.string()), manifest["id"])
+    if rows.null_count:
+        raise UserError(f"{raw} lacks {rows.null_count:,} test images; run dvc repro")
+    position = np.full(len(manifest), -1)
+    position[rows.to_numpy()] = np.arange(len(test))
+    files = read_images(raw, manifest, np.flatnonzero(position >= 0))
+    decoded = _decoded(((int(position[row]), data) for row, data in files), test, settings)
+    positions: list[int] = []
+    images = np.empty((batch_size, *settings.shape), np.uint8)
+    for at, image in decoded:
+        images[len(positions)] = image
+        positions.append(at)
+        if len(positions) == batch_size:
+            yield _checked(positions, images, test)
+            positions, images = [], np.empty_like(images)
+    if positions:
+        yield _checked(positions, images[: len(positions)], test)
+
+
+def _decoded(
+    files: Iterable[tuple[int, bytes]], test: ImageSet, settings: PixelSettings
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode (position in `test`, file) in threads, a bounded number ahead."""
+
+    def image(at: int, data: bytes) -> np.ndarray:
+        try:
+            return decode(data, settings)
+        except UnreadableImage as error:
+            raise _other(f"{test.paths[at]} cannot be read any more ({error})") from None
+
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[tuple[int, Future]] = deque()
+        try:
+            for at, data in files:
+                ahead.append((at, pool.submit(image, at, data)))
+                if len(ahead) > 2 * workers:
+                    at, done = ahead.popleft()
+                    yield at, done.result()
+            for at, done in ahead:
+                yield at, done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _checked(
+    positions: list[int], images: np.ndarray, test: ImageSet
+) -> tuple[np.ndarray, np.ndarray]:
+    at = np.array(positions)
+    differ = (images != test.pixels.take(test.rows[at])).any(axis=(1, 2, 3))
+    if differ.any():
+        path = test.paths[at[differ.argmax()]]
+        raise _other(f"{path} comes out with other pixels than {test.pixels.folder} holds")
+    return at, images
+
+
+def _other(what: str) -> UserError:
+    """The error that a file is not decoded as it was for training."""
+    return UserError(
+        f"{printable(what)}: predict would see another image than evaluate judged; run "
+        "dvc repro --single-item --force preprocess, then dvc repro"
+    )
+
+
+def compare(
+    classifiers: Mapping[str, Classifier],
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    labels: np.ndarray,
+    expected: np.ndarray,
+) -> dict[str, Scores]:
+    """How far the answers of each of `classifiers` are from those `expected`, by its name.
+
+    `batches` as `from_files` gives them; `labels` int (n,) and `expected` float32 (n, classes) of
+    all images. Raises `UserError` for answers that are no numbers.
+    """
+    found = {name: Comparison() for name in classifiers}
+    with progress(len(labels), "images", "comparing") as bar:
+        for at, images in batches:
+            for name, classify in classifiers.items():
+                answers = classify(images)
+                if not np.isfinite(answers).all():
+                    raise UserError(
+                        f"{name} gives no numbers (NaN) where the Keras model does; leave it out "
+                        "of export.formats"
+                    )
+                found[name].add(labels[at], expected[at], answers)
+            bar.update(len(at))
+    return {name: comparison.figures() for name, comparison in found.items()}
+
+
+def past_limits(parity: Mapping[str, Scores], limits: Limits) -> tuple[list[str], list[str]]:
+    """In sentences: what is past `limits`, for which the stage fails, and what may be chance.
+
+    A net in float32 is the same net, so no probability may differ by more than rounding makes it.
+    Weights of 16 bits are other weights: only the classes have to be the same, but for an image
+    in a thousand, or one at all, since any rounding turns a tie. A net of whole numbers is
+    another classifier, judged by its accuracy: a loss past the limit fails if McNemar's test can
+    tell it from chance, which few test images do not allow for one or two of them.
+    """
+    failed: list[str] = []
+    doubtful: list[str] = []
+    for name, figures in parity.items():
+        count = int(figures["count"])
+        if name == "litert_int8":
+            lost = int(figures["broken"] - figures["fixed"])
+            if lost > limits.int8_loss * count + 1e-9:
+                said = (
+                    f"{name} loses {100 * lost / count:.2f} points of accuracy ({lost:,} of "
+                    f"{count:,} test images, McNemar p = {figures['mcnemar_p']:.3g}), more than "
+                    f"export.limits.int8_loss = {limits.int8_loss:g} allows"
+                )
+                (failed if figures["mcnemar_p"] < 1 - LEVEL else doubtful).append(said)
+            continue
+        far = figures["largest_difference"] > limits.float_difference
+        if far and name != "litert_float16":
+            failed.append(
+                f"a probability of {name} differs by {figures['largest_difference']:g}, more than "
+                f"export.limits.float_difference = {limits.float_difference:g} allows"
+            )
+        other = round((1 - figures["agreement"]) * count)
+        if other > max(1, (1 - limits.agreement) * count + 1e-9):
+            failed.append(
+                f"{name} says another class for {other:,} of {count:,} test images, more than "
+                f"export.limits.agreement = {limits.agreement:g} allows"
+            )
+    return failed, doubtful
+
+
+def speeds(classifiers: Mapping[str, Classifier], images: np.ndarray) -> dict[str, dict]:
+    """`milliseconds_per_single_image` and `images_per_second` of a batch, by classifier.
+
+    Medians, taken in turns so that all meet the same conditions. `images`: at least one; the
+    first `TIMED_IMAGES` make the batch, or fewer large ones.
+    """
+    height, width = images.shape[1:3]
+    batch = images[: max(1, min(TIMED_IMAGES, TIMED_PIXELS // (height * width)))]
+    singles: dict[str, list[float]] = {name: [] for name in classifiers}
+    together: dict[str, list[float]] = {name: [] for name in classifiers}
+    for _ in range(ROUNDS):
+        for name, classify in classifiers.items():
+            # Each shape once before: some compile for it, and threads of others come to rest.
+            for shown, seconds, runs in (
+                (images[:1], singles, SINGLES),
+                (batch, together, 1),
+            ):
+                classify(shown)
+                for _ in range(runs):
+                    started = time.perf_counter()
+                    classify(shown)
+                    seconds[name].append(time.perf_counter() - started)
+    return {
+        name: {
+            "milliseconds_per_single_image": round(1000 * float(np.median(singles[name])), 3),
+            "images_per_second": round(len(batch) / float(np.median(together[name])), 1),
+        }
+        for name in classifiers
+    }
