@@ -1,5 +1,6 @@
 """export: the trained model for other runtimes, with all that its use needs, in one folder."""
 
+import json
 import math
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from stages.errors import UserError, run
-from stages.files import EVALUATION, EXPORT, INDEX, MODEL, PROCESSED, RAW, SPLITS, TIMES
+from stages.files import EVALUATION, EXPORT, INDEX, MODEL, PARITY, PROCESSED, RAW, SPLITS, TIMES
 from stages.images.decode import decode
 from stages.images.formats import claimed
 from stages.parameters.export import Export, Format
@@ -57,18 +58,22 @@ TEMPLATE = Path(__file__).with_name("export.md.j2")
 def main() -> None:
     started = time.perf_counter()
     with outputs_of("export") as outputs:
-        export(outputs)
-    record_times(TIMES, "export", {"seconds": round(time.perf_counter() - started, 3)}, MODEL)
+        times = export(outputs)
+    seconds = {"seconds": round(time.perf_counter() - started, 3)}
+    record_times(TIMES, "export", seconds | times, MODEL)
 
 
-def export(outputs: Outputs) -> None:
-    """Write the model in all formats asked for, and what belongs to it."""
+def export(outputs: Outputs) -> dict[str, dict[str, float]]:
+    """Write the model in all formats asked for, what belongs to it, and how far they are from the
+    Keras model; how fast each is."""
     settings, folder = read_settings(Export), outputs.directory(EXPORT)
+    proof = outputs.file(PARITY)
     if not settings.formats:
         text = "Nothing is exported: `export.formats` in params.yaml is empty.\n"
         (folder / README).write_text(text, encoding="utf-8")
+        proof.write_text("{}\n", encoding="utf-8")
         print("export.formats is empty: nothing is exported")
-        return
+        return {}
     info, judgement = read_info(MODEL), read_judgement(MODEL)
     if judgement is None:
         raise UserError(f"{MODEL} is not the model that evaluate judged; run dvc repro evaluate")
@@ -103,7 +108,14 @@ def export(outputs: Outputs) -> None:
     )
     write_exported(folder, exported)
     (folder / README).write_text(readme(exported), encoding="utf-8")
-    # Here, with all formats in `folder`, belongs what compares them with the Keras model.
+    import stages.quiet  # noqa: F401  TensorFlow takes seconds, hence after all else
+    from stages.inference.parity import prove
+
+    with made_by("evaluate", EVALUATION):
+        expected = np.load(EVALUATION / "probabilities.npy", mmap_mode="r")
+    parity, times = prove(folder, exported, MODEL, RAW, test, expected, settings.limits)
+    proof.write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
+    return times
 
 
 def convert_all(

@@ -22,10 +22,6 @@ stages/quiet.py                      -
 stages/predict.py                    -
 stages/inference/inputs.py           -
 stages/inference/drift.*             -
-stages/inference/convert.py          -
-stages/inference/exported.py         -
-stages/inference/parity.py           -
-stages/store/exported.py             -
 stages/recipe.py                     -
 stages/review/*                      -
 stages/search.*                      -
@@ -51,12 +47,14 @@ stages/evaluate.py                   evaluate
 stages/export.*                      export
 stages/inference/convert.py          export
 stages/inference/exported.py         export
+stages/inference/parity.py           export
 stages/store/exported.py             export
 stages/inference/probabilities.py    train evaluate export
 stages/inference/seen.py             train evaluate export
 stages/inference/trust.py            train evaluate export
 stages/inference/*                   evaluate
-stages/metrics/paired.py             -
+stages/metrics/paired.py             export
+stages/metrics/scores.py             evaluate export plot
 stages/metrics/*                     evaluate plot
 stages/report/model_card.md.j2       evaluate plot
 stages/report/summary.py             evaluate plot

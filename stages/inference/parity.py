@@ -6,6 +6,7 @@ decoding that predict does, and what comes out has to be what the model was judg
 """
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,21 +19,83 @@ import pyarrow.compute as pc
 
 from stages.errors import UserError
 from stages.images.decode import UnreadableImage, decode
+from stages.inference.exported import load_exported
+from stages.inference.fold import folded
+from stages.inference.probabilities import classifier
 from stages.metrics.paired import LEVEL, Comparison
 from stages.metrics.scores import Scores
 from stages.parameters.export import Limits
 from stages.parameters.pixels import PixelSettings
 from stages.progress import progress
+from stages.store.exported import Exported
 from stages.store.image_set import ImageSet
+from stages.store.model import load_model
 from stages.store.names import printable
 from stages.store.raw import read_images, read_manifest
 
 # A function from uint8 (n, height, width, channels) to probabilities float32 (n, classes).
 Classifier = Callable[[np.ndarray], np.ndarray]
 
-TIMED_IMAGES, TIMED_PIXELS = 128, 2**20  # of a batch whose time is taken, at most
-ROUNDS = 5
-SINGLES = 10  # images a round whose time is taken one by one
+BATCH_IMAGES, BATCH_PIXELS = 128, 2**20  # at a time, at most: 20 of 224x224
+ROUNDS = 5  # of taking times
+SINGLES = 10  # images of each that are timed one by one
+SINGLE, MANY = "milliseconds_per_single_image", "images_per_second"
+
+
+def prove(
+    folder: Path,
+    exported: Exported,
+    model: Path,
+    raw: Path,
+    test: ImageSet,
+    expected: np.ndarray,
+    limits: Limits,
+) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
+    """Compare the formats in `folder`, of which `exported` tells, with the Keras file `model`.
+
+    `expected` float32 (n, classes) are the answers that evaluate got from it for the images `test`,
+    whose files are in `raw`. Returns what reports/parity.json has, and how fast each format and
+    Keras are. Raises `UserError` for a format past `limits`.
+    """
+    # First: where LiteRT is not installed, a format of it runs by what TensorFlow has.
+    keras = classifier(folded(load_model(model)[0]), exported.judgement.tta)
+    formats: dict[str, Classifier] = {
+        name: _classifier(folder / one.file) for name, one in exported.files.items()
+    }
+    height, width = exported.preprocess.size
+    batch_size = max(1, min(BATCH_IMAGES, BATCH_PIXELS // (height * width)))
+    batches = from_files(raw, test, exported.preprocess, batch_size)
+    found = compare(formats, batches, test.labels, expected)
+    parity: dict[str, Scores] = {
+        name: {"bytes": one.bytes, **found[name]} for name, one in exported.files.items()
+    }
+    failed, doubtful = past_limits(parity, limits)
+    if failed:
+        raise UserError(
+            f"{'; '.join(failed)}: raise the limit, or take the format off export.formats; what "
+            "was exported before is kept"
+        )
+    times = speeds({"keras": keras, **formats}, test.images(0, batch_size))
+    print("\n".join(_line(name, of, times) for name, of in parity.items()), flush=True)
+    for said in doubtful:
+        print(f"warning: {said}, which may be chance: so few images do not tell", file=sys.stderr)
+    return parity, times
+
+
+def _classifier(path: Path) -> Classifier:
+    _, observe = load_exported(path)
+    return lambda images: observe(images).probabilities
+
+
+def _line(name: str, of: Scores, times: dict[str, dict[str, float]]) -> str:
+    single, many = (
+        f"{times[name][key]:,g} (Keras {times['keras'][key]:,g})" for key in (SINGLE, MANY)
+    )
+    return (
+        f"{name}: {of['bytes'] / 1e6:.2f} MB, accuracy {of['accuracy']:.2%}, the same class for "
+        f"{of['agreement']:.2%} of {of['count']:,} test images, largest difference "
+        f"{of['largest_difference']:.2g}; {single} ms an image, {many} images/s"
+    )
 
 
 def from_files(
@@ -174,22 +237,17 @@ def past_limits(parity: Mapping[str, Scores], limits: Limits) -> tuple[list[str]
 
 
 def speeds(classifiers: Mapping[str, Classifier], images: np.ndarray) -> dict[str, dict]:
-    """`milliseconds_per_single_image` and `images_per_second` of a batch, by classifier.
+    """How fast each of `classifiers` is: `SINGLE` for an image alone, `MANY` of a batch.
 
-    Medians, taken in turns so that all meet the same conditions. `images`: at least one; the
-    first `TIMED_IMAGES` make the batch, or fewer large ones.
+    Medians, taken in turns so that all meet the same conditions. `images`, at least one, are the
+    batch.
     """
-    height, width = images.shape[1:3]
-    batch = images[: max(1, min(TIMED_IMAGES, TIMED_PIXELS // (height * width)))]
     singles: dict[str, list[float]] = {name: [] for name in classifiers}
     together: dict[str, list[float]] = {name: [] for name in classifiers}
     for _ in range(ROUNDS):
         for name, classify in classifiers.items():
             # Each shape once before: some compile for it, and threads of others come to rest.
-            for shown, seconds, runs in (
-                (images[:1], singles, SINGLES),
-                (batch, together, 1),
-            ):
+            for shown, seconds, runs in ((images[:1], singles, SINGLES), (images, together, 1)):
                 classify(shown)
                 for _ in range(runs):
                     started = time.perf_counter()
@@ -197,8 +255,8 @@ def speeds(classifiers: Mapping[str, Classifier], images: np.ndarray) -> dict[st
                     seconds[name].append(time.perf_counter() - started)
     return {
         name: {
-            "milliseconds_per_single_image": round(1000 * float(np.median(singles[name])), 3),
-            "images_per_second": round(len(batch) / float(np.median(together[name])), 1),
+            SINGLE: round(1000 * float(np.median(singles[name])), 3),
+            MANY: round(len(images) / float(np.median(together[name])), 1),
         }
         for name in classifiers
     }
