@@ -18,7 +18,6 @@ from PIL import Image, ImageOps
 from stages.errors import UserError, run
 from stages.files import EVALUATION, EXPORT, INDEX, MODEL, PARITY, PROCESSED, RAW, SPLITS, TIMES
 from stages.images.decode import decode
-from stages.images.formats import claimed
 from stages.parameters.export import Export, Format
 from stages.parameters.section import read_settings
 from stages.progress import progress
@@ -198,8 +197,11 @@ def write_golden(folder: Path, test: ImageSet, info: ModelInfo) -> list[Golden]:
     manifest = read_manifest(RAW)
     row = {id: at for at, id in enumerate(manifest["id"].to_pylist())}
     with made_by("preprocess", PROCESSED / INDEX):
-        index = read_table(PROCESSED / INDEX, ["id", "bytes"])
-        size = dict(zip(index["id"].to_pylist(), index["bytes"].to_pylist(), strict=True))
+        index = read_table(PROCESSED / INDEX, ["id", "bytes", "format"])
+        size, kind = (
+            dict(zip(index["id"].to_pylist(), index[name].to_pylist(), strict=True))
+            for name in ("bytes", "format")
+        )
     parts = np.array_split(np.arange(len(test)), min(GOLDEN_IMAGES, len(test)))
     chosen = [min(part.tolist(), key=lambda at: (size[test.ids[at]], at)) for part in parts]
     files = dict(read_images(RAW, manifest, np.array([row[test.ids[at]] for at in chosen])))
@@ -213,8 +215,8 @@ def write_golden(folder: Path, test: ImageSet, info: ModelInfo) -> list[Golden]:
                 f"{printable(test.paths[at])} is decoded in another way than {PROCESSED} was: run "
                 "dvc repro --force preprocess"
             )
-        kind = (claimed(content) or "image").lower()
-        image, tensor = f"{GOLDEN}/{number}.{ENDINGS.get(kind, kind)}", f"{GOLDEN}/{number}.npy"
+        ending = kind[test.ids[at]].lower()
+        image, tensor = f"{GOLDEN}/{number}.{ENDINGS.get(ending, ending)}", f"{GOLDEN}/{number}.npy"
         (folder / image).write_bytes(content)
         np.save(folder / tensor, pixels)
         golden.append(
