@@ -17,9 +17,12 @@ from stages import download, evaluate, export, features, predict, preprocess, sp
 from stages.architectures import adapt_model
 from stages.errors import UserError
 from stages.images.decode import decode
+from stages.inference import parity
+from stages.inference.convert import name_by_content
 from stages.inference.exported import load_exported
 from stages.inference.fold import folded
 from stages.inference.probabilities import observer
+from stages.parameters.export import Limits
 from stages.parameters.model import Model
 from stages.parameters.pixels import Preprocessing
 from stages.store.exported import FILES, describe_file, read_exported, tensors, write_exported
@@ -99,6 +102,70 @@ def test_a_float_format_gives_the_answers_that_evaluate_gave(job, format):
     np.testing.assert_allclose(seen.probabilities, expected, atol=1e-5)
     distance = np.load(job / "reports/evaluation/unlike.npy")
     np.testing.assert_allclose(seen.distance, distance, atol=2e-5)
+
+
+def test_parity_is_told_of_each_format_on_all_test_images(job):
+    found = json.loads((job / "reports/parity.json").read_text(encoding="utf-8"))
+    test = image_set(job, "test")
+    expected = np.load(job / "reports/evaluation/probabilities.npy")
+    assert list(found) == FORMATS
+    for name, of in found.items():
+        path = job / "models/export" / FILES[name]
+        _, observe = load_exported(path)
+        answers = observe(test.images()).probabilities
+        same = answers.argmax(axis=1) == expected.argmax(axis=1)
+        right = answers.argmax(axis=1) == test.labels
+        assert of["bytes"] == path.stat().st_size
+        assert of["count"] == len(test)
+        assert of["accuracy"] == pytest.approx(right.mean(), abs=1e-6)
+        assert of["agreement"] == pytest.approx(same.mean(), abs=1e-6)
+        difference = np.abs(answers.astype(float) - expected).max()
+        assert of["largest_difference"] == pytest.approx(difference, rel=0.01, abs=1e-6)
+    times = json.loads((job / "reports/timing.json").read_text(encoding="utf-8"))["export"]
+    assert {"keras", *FORMATS} <= times.keys()
+
+
+def test_a_format_past_a_limit_fails_in_one_line_that_says_what_to_do(job, capsys):
+    exported, _ = read_exported(job / "models/export/model.onnx")
+    expected = np.load(job / "reports/evaluation/probabilities.npy")
+
+    def prove(answers, limits):
+        paths = job / "models/export", exported, job / "models/model.keras", job / "data/raw"
+        parity.prove(*paths, image_set(job, "test"), answers, limits)
+
+    with pytest.raises(UserError) as caught:
+        prove(np.roll(expected, 1, axis=0), Limits())
+    (line,) = str(caught.value).splitlines()
+    assert "a probability of onnx differs by" in line
+    assert "export.limits.float_difference = 0.0001" in line
+    assert "what was exported before is kept" in line
+    prove(expected, Limits(int8_loss=0))
+    assert "litert: 0." in capsys.readouterr().out
+
+
+def test_the_same_graph_by_other_names_gives_the_same_bytes():
+    """As tf2onnx makes them: which of two equal constants stays is another on every run."""
+    from onnx import helper, numpy_helper
+    from onnx.checker import check_model
+
+    def graph(names, order):
+        ones = numpy_helper.from_array(np.ones(3, np.float32), names[0])
+        twos = numpy_helper.from_array(np.full(3, 2, np.float32), names[1])
+        nodes = [
+            helper.make_node("Add", ["images", names[0]], ["a"], name=names[2]),
+            helper.make_node("Mul", ["images", names[1]], ["b"]),
+            helper.make_node("Sub", ["a", "b"], ["probabilities"]),
+        ]
+        ends = [helper.make_tensor_value_info(n, 1, [3]) for n in ("images", "probabilities")]
+        inner = [nodes[at] for at in order] + nodes[2:]
+        made = helper.make_graph(
+            inner, "net", ends[:1], ends[1:], [ones, twos][:: order[1] * 2 - 1]
+        )
+        name_by_content(made)
+        check_model(helper.make_model(made))
+        return made.SerializeToString(deterministic=True)
+
+    assert graph(["x", "y", "z"], (0, 1)) == graph(["p", "q", ""], (1, 0))
 
 
 def test_8_bits_stay_inside_the_net(job):
@@ -199,6 +266,7 @@ def test_nothing_is_exported_where_no_format_is_asked_for(tmp_path, monkeypatch,
     Path("models/model.keras").touch()
     export.main()
     assert [path.name for path in Path("models/export").iterdir()] == ["README.md"]
+    assert Path("reports/parity.json").read_text(encoding="utf-8") == "{}\n"
     assert capsys.readouterr().out == "export.formats is empty: nothing is exported\n"
 
 

@@ -4,6 +4,8 @@ The same model gives the same bytes, in a process of its own: converters number 
 that a second conversion in one process differs.
 """
 
+import copy
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,27 +69,53 @@ def _onnx(graph: Graph) -> bytes:
     import tf2onnx
 
     model, _ = tf2onnx.convert.from_function(graph, graph.input_signature, opset=OPSET)
-    _rename(model.graph)
+    name_by_content(model.graph)
     return model.SerializeToString(deterministic=True)
 
 
-def _rename(graph: Any) -> None:
-    """Name what is inside the ONNX `graph` by the order in which it is used.
+def name_by_content(graph: Any) -> None:
+    """Name the constants of the ONNX `graph` after their values, and its nodes after what they
+    compute of which others; put both in an order that follows from that.
 
-    Which of several equal constants stays, their order, and the numbers in names are left to
-    chance by the converter.
+    tf2onnx unites what is there twice, and which of the names stays is another on every run.
     """
-    constants = {one.name: one for one in graph.initializer}
-    names = {one.name: one.name for one in [*graph.input, *graph.output]} | {"": ""}
-    for node in graph.node:
-        node.name = ""
-        for places in (node.input, node.output):
-            places[:] = [names.setdefault(name, f"tensor_{len(names)}") for name in places]
-    used = [constants[name] for name in names if name in constants]
-    for one in used:
-        one.name = names[one.name]
-    del graph.initializer[:], graph.value_info[:]
-    graph.initializer.extend(used)
+    outputs = {one.name for one in graph.output}
+    names = {one.name: one.name for one in graph.input} | {"": ""}  # an input may be left out
+    depth = dict.fromkeys(names.values(), 0)
+
+    def digest(*parts: str | bytes) -> str:
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    constants = {}
+    for one in graph.initializer:
+        before, one.name = one.name, ""
+        content = one.SerializeToString(deterministic=True)
+        one.name = names[before] = hashlib.sha256(content).hexdigest()[:16]
+        constants[one.name], depth[one.name] = one, 0
+    nodes = {}
+    for node in graph.node:  # each comes after those whose outputs it takes
+        takes = [names[name] for name in node.input]
+        attributes = sorted(one.SerializeToString(deterministic=True) for one in node.attribute)
+        node.name = digest(node.domain, node.op_type, *takes, *attributes)
+        gives = [
+            name if name in outputs else name and f"{node.name}:{place}"
+            for place, name in enumerate(node.output)
+        ]
+        names |= zip(node.output, gives, strict=True)
+        level = 1 + max((depth[name] for name in takes), default=0)
+        depth |= dict.fromkeys(gives, level)
+        for field, values in ((node.input, takes), (node.output, gives)):
+            del field[:]
+            field.extend(values)
+        nodes[level, node.name, *gives] = node
+    for field, values in (
+        (graph.initializer, [constants[name] for name in sorted(constants)]),
+        (graph.node, [nodes[place] for place in sorted(nodes)]),
+    ):
+        copies = copy.deepcopy(values)  # what is deleted is gone
+        del field[:]
+        field.extend(copies)
+    del graph.value_info[:]  # shapes of tensors by their earlier names
 
 
 def _litert(format: Format, graph: Graph, images: np.ndarray) -> bytes:
