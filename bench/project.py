@@ -19,8 +19,8 @@ def recipe_settings(recipe: str) -> dict:
     return yaml.safe_load(write_recipe(recipe, ROOT / "recipes"))
 
 
-def run_recipe(recipe: str, data: Path, folder: Path, **settings) -> dict:
-    """All stages up to `evaluate` on the zip `data`, each its own process.
+def run_recipe(recipe: str, data: Path | None, folder: Path, **settings) -> dict:
+    """All stages up to `evaluate` on the zip `data`, or the recipe's own, each its own process.
 
     Args:
         recipe: name of a file in recipes/.
@@ -31,7 +31,8 @@ def run_recipe(recipe: str, data: Path, folder: Path, **settings) -> dict:
     most memory that each stage itself held.
     """
     parameters = recipe_settings(recipe)
-    parameters["download"].update(source="archive", path=str(Path(data).resolve()), url=None)
+    if data:
+        parameters["download"].update(source="archive", path=str(Path(data).resolve()), url=None)
     for name, value in settings.items():
         *sections, key = name.split("__")
         section = parameters
