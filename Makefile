@@ -5,6 +5,7 @@
 # make export  also install what export.formats: [onnx] and programs without TensorFlow need
 # make review  compare the results with another revision: make review BASE=main
 # make search  try settings, each trial an experiment of DVC: make search TRIALS=20
+# make serve   answer requests over HTTP with the exported model, at http://127.0.0.1:8000
 # make bench   measure what is claimed, the programs that end within ten minutes
 # make lock    refresh requirements*.txt from pyproject.toml
 
@@ -17,7 +18,7 @@ BASE ?= main
 TRIALS ?= 20
 SPACE ?= stages/search.yaml
 
-.PHONY: repro recipe test cloud export review search bench lint format lock clean
+.PHONY: repro recipe test cloud review search serve bench lint format lock clean
 
 repro: $(VENV)/.installed
 	dvc repro
@@ -39,6 +40,9 @@ review: $(VENV)/.installed
 
 search: $(VENV)/.installed
 	python -m stages.search --trials "$(TRIALS)" --space "$(SPACE)"
+
+serve: $(VENV)/.installed-export
+	@python -m stages.serve
 
 bench: $(VENV)/.installed-dev
 	for name in dvc_overhead decode memory incremental streaming \

@@ -24,6 +24,8 @@ stages/inference/inputs.py           -
 stages/inference/drift.*             -
 stages/recipe.py                     -
 stages/review/*                      -
+stages/serve.py                      -
+stages/serving/*                     -
 stages/search.*                      -
 
 stages/download.py                   download

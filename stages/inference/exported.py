@@ -15,6 +15,7 @@ from stages.store.exported import Exported, read_exported, read_model, refused
 SUFFIXES = (".onnx", ".tflite")
 
 Observe = Callable[[np.ndarray], Seen]
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def load_exported(path: Path, threads: int | None = None) -> tuple[Exported, Observe]:
@@ -24,26 +25,34 @@ def load_exported(path: Path, threads: int | None = None) -> tuple[Exported, Obs
     `threads` that it may use; None: one for each core. Raises `UserError` for a file that is no
     sound model, or whose runtime is not installed. Runs no code of the file.
     """
+    exported, (observe,) = load_runtimes(path, 1, threads or len(os.sched_getaffinity(0)))
+    return exported, observe
+
+
+def load_runtimes(path: Path, count: int, threads: int = 1) -> tuple[Exported, list[Observe]]:
+    """As `load_exported`, `count` functions that may be called at the same time, each of which uses
+    `threads`. They share what they can of the memory."""
     exported, format = read_exported(path)
     content = read_model(path, exported.files[format])
-    start = _start_onnx if format == "onnx" else _start_litert
     try:
-        with standard_error_closed():
-            run = start(content, exported, threads or len(os.sched_getaffinity(0)))
+        if format == "onnx":  # takes calls from several threads
+            runs = [_start_onnx(content, exported, threads)] * count
+        else:
+            runs = [_start_litert(content, exported, threads) for _ in range(count)]
     except ImportError:
         raise UserError(f"{path} needs packages that are not installed: run make export") from None
     except Exception as error:  # runtimes raise nearly anything on a file that is not sound
         raise refused(path, error) from None
 
-    def observe(images: np.ndarray) -> Seen:
-        if not len(images):
-            return Seen.empty(len(exported.classes), exported.features)
-        return Seen.of(run(images))
+    def observer_of(run: Run) -> Observe:
+        def observe(images: np.ndarray) -> Seen:
+            if not len(images):
+                return Seen.empty(len(exported.classes), exported.features)
+            return Seen.of(run(images))
 
-    return exported, observe
+        return observe
 
-
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+    return exported, [observer_of(run) for run in runs]
 
 
 def _start_onnx(content: bytes, exported: Exported, threads: int) -> Run:

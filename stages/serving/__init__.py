@@ -1,0 +1,1 @@
+"""The exported model as a service over HTTP."""
