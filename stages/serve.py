@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from stages.errors import UserError, run
 from stages.serving.settings import Settings
+from stages.store.exported import read_exported
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -52,6 +53,7 @@ def main() -> int:
         threads=options.threads or max(1, len(os.sched_getaffinity(0)) // options.workers),
         **{name: getattr(options, name) for name in LIMITS},
     )
+    read_exported(settings.model)  # tells mistakes before anything is started
     try:
         import uvicorn  # noqa: F401
     except ImportError:
@@ -109,7 +111,7 @@ def _serve(settings: Settings, opened: socket.socket, workers: int) -> int:
         limit_concurrency=settings.connections,
         timeout_keep_alive=math.ceil(settings.idle),
         timeout_graceful_shutdown=math.ceil(settings.seconds) + 1,
-        timeout_worker_healthcheck=30,
+        timeout_worker_healthcheck=10,
     )
     print(f"{settings.model} at {address}, what it answers at {address}/docs", file=sys.stderr)
     if workers == 1:
