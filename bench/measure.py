@@ -43,7 +43,7 @@ def run_stage(name: str, folder: Path, watch_memory: bool = False) -> Run:
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     peak = 0
     while watch_memory and process.poll() is None:
-        peak = max(peak, _memory(process.pid))
+        peak = max(peak, memory_of(process.pid))
         time.sleep(0.1)
     if process.wait():
         raise SystemExit(f"error: stages.{name} failed in {folder}")
@@ -53,7 +53,7 @@ def run_stage(name: str, folder: Path, watch_memory: bool = False) -> Run:
     return Run(time.perf_counter() - started, work, peak)
 
 
-def _memory(pid: int) -> float:
+def memory_of(pid: int) -> float:
     """MiB that the process `pid` and those it started hold, shared pages counted once."""
     import psutil
 
