@@ -74,13 +74,14 @@ $(VENV)/.installed: requirements.txt | $(BIN)/python
 	@touch $@
 
 UV_COMPILE = uv pip compile --universal --generate-hashes --quiet --python-version 3.11 \
-    --custom-compile-command "make lock" pyproject.toml
+    --custom-compile-command "make lock"
 
 lock:
-	$(UV_COMPILE) -o requirements.txt
-	$(UV_COMPILE) --group dev --extra export --constraints requirements.txt -o requirements-dev.txt
-	$(UV_COMPILE) --extra cloud --constraints requirements.txt -o requirements-cloud.txt
-	$(UV_COMPILE) --extra export --constraints requirements.txt -o requirements-export.txt
+	$(UV_COMPILE) pyproject.toml -o requirements.txt
+	$(UV_COMPILE) pyproject.toml --extra cloud --constraints requirements.txt -o requirements-cloud.txt
+	$(UV_COMPILE) pyproject.toml --extra export --constraints requirements.txt -o requirements-export.txt
+	$(UV_COMPILE) pyproject.toml --extra export --group dev --constraints requirements-export.txt -o requirements-dev.txt
+	$(UV_COMPILE) --group serve --constraints requirements-export.txt -o requirements-serve.txt
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
