@@ -18,7 +18,7 @@ CLOSE = {"connection": "close"}
 RETRY = {"retry-after": "1"}
 
 # JSON takes many times its bytes while it is read, and the time of all other requests.
-JSON_BYTES = 8 * 2**20
+JSON_BYTES = 16 * 2**20
 
 # Who sends more than is taken reads the answer only after having sent all of it, or so much, or for
 # so many seconds.

@@ -21,6 +21,7 @@ from stages.serving.bodies import JSON_BYTES, check_json, first_error, from_base
 from stages.store.exported import Exported
 
 BINARY = "inference-header-content-length"  # bytes of JSON before the binary tensors
+JSON_VALUES = 2_000_000  # 13 images of 224 x 224 pixels, and up to 100 MB while they are read
 INPUT = "images"
 DATATYPES = {"uint8": "UINT8", "float32": "FP32", "int32": "INT32"}
 PLATFORMS = {".onnx": "onnx_onnxv1", ".tflite": "tensorflow_tflite"}
@@ -72,7 +73,7 @@ def read(
         text, tensors = body[: int(header)], body[int(header) :]
     if len(text) > JSON_BYTES:
         raise too_large(f"the request has more than {JSON_BYTES:,} bytes of JSON")
-    check_json(text, most * (math.prod(shape) + shape[0] * (shape[1] + 1)) + 1000)
+    check_json(text, JSON_VALUES)
     try:
         request = _Request.model_validate_json(text)
     except ValidationError as error:
