@@ -542,6 +542,14 @@ def test_a_body_of_unknown_length_is_counted_as_it_comes(strict):
         assert connection.recv(20).startswith(b"HTTP/1.1 413")
 
 
+def test_what_is_left_of_a_refused_request_is_no_request(strict):
+    with raw(strict) as connection:
+        connection.sendall((HEAD % 10**8).replace(b"host: x", b"host: x\r\nexpect: 100-continue"))
+        answer = everything(connection)  # ends, as the connection is closed
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"\r\nconnection: close\r\n" in answer
+
+
 def test_headers_have_to_come_soon(strict):
     with raw(strict) as connection:
         connection.sendall(HEAD[:30])

@@ -83,7 +83,6 @@ def create_app(settings: Settings) -> ASGIApp:
         lifespan=service.lifespan,
         exception_handlers={
             HTTPException: _error,
-            Busy: lambda request, _: _error(request, busy()),
             ClientDisconnect: lambda *_: Response(status_code=GONE),
             Exception: lambda request, _: _error(request, HTTPException(500, "a fault of ours")),
         },
@@ -160,8 +159,12 @@ class Service:
                     if self._engine.full:
                         raise busy()
                     yield body
-                except (HTTPException, Busy):
+                except Busy:
+                    raise busy() from None
+                except HTTPException as error:
                     await body.discard()
+                    if not body.finished:  # what is left would be taken for the next request
+                        error.headers = {**(error.headers or {}), **CLOSE}
                     raise
         except TimeoutError:
             seconds = f"{self._settings.seconds:g} s"
