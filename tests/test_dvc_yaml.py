@@ -93,9 +93,8 @@ stages/store/tables.py               download preprocess split features train ev
 """
 ONLY_TALKS = {"stages/__init__.py", "stages/errors.py", "stages/progress.py", "stages/quiet.py"}
 TEMPLATES = {
-    "stages/export.py": ("export.md.j2",),
-    "stages/report/page.py": ("page.*", "curves.js"),
-    "stages/report/summary.py": ("model_card.md.j2",),
+    "stages/report/page.py": ("page.*", "theme.css", "curves.js"),
+    "stages/report/summary.py": ("*.md.j2",),
 }
 
 
