@@ -1,6 +1,7 @@
 # make repro   build everything: data, model, reports
 # make recipe  list the settings of known jobs; make recipe NAME=mnist writes params.yaml for one
 # make test    prove that it works
+# make demo    the exported model as a page that runs in any browser: reports/demo/index.html
 # make cloud   also install what s3:// and gs:// need, as sources and as DVC remotes
 # make export  also install what export.formats: [onnx] and programs without TensorFlow need
 # make review  compare the results with another revision: make review BASE=main
@@ -18,7 +19,7 @@ BASE ?= main
 TRIALS ?= 20
 SPACE ?= stages/search.yaml
 
-.PHONY: repro recipe test cloud review search serve bench lint format lock clean
+.PHONY: repro recipe test demo cloud review search bench lint format lock clean
 
 repro: $(VENV)/.installed
 	dvc repro
@@ -26,10 +27,12 @@ repro: $(VENV)/.installed
 recipe: $(VENV)/.installed
 	@python -m stages.recipe $(if $(NAME),"$(NAME)") $(if $(filter-out 0,$(FORCE)),--force)
 
-# Each worker takes some 2 GB. A file of tests stays with one, as the tests of a file share what
-# they work on.
-test: $(VENV)/.installed-dev
-	pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Without npm the tests of what it installs are skipped, except under CI=true.
+test: $(VENV)/.installed-dev $(if $(shell command -v npm 2>/dev/null),$(VENV)/.installed-node)
+	pytest
+
+demo: $(VENV)/.installed $(VENV)/.installed-node
+	python -m stages.demo
 
 cloud: $(VENV)/.installed-cloud
 
@@ -71,6 +74,15 @@ $(VENV)/.installed%: requirements%.txt | $(BIN)/python
 
 $(VENV)/.installed: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# What the demo page runs a model by.
+$(VENV)/.installed-node: stages/serving/package.json stages/serving/package-lock.json | $(BIN)/python
+	@command -v npm >/dev/null || \
+	    { echo "error: npm is missing, which installs what the demo page runs a model by; install Node.js, for example: apt install npm"; exit 1; }
+	mkdir -p $(VENV)/node
+	cp stages/serving/package.json stages/serving/package-lock.json $(VENV)/node
+	npm ci --prefix $(VENV)/node --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 UV_COMPILE = uv pip compile --universal --generate-hashes --quiet --python-version 3.11 \

@@ -48,7 +48,7 @@ CURVES = Path("reports/curves")
 EVALUATION = Path("reports/evaluation")
 
 # export
-PARITY = Path("reports/parity.json")  # how far each exported model is from the trained one
+EXPORT = Path("models/export")
 
 # plot
 PLOTS = Path("reports/plots")
@@ -57,6 +57,7 @@ PAGE = Path("reports/report.html")
 
 TIMES = Path("reports/timing.json")  # of whichever models were timed here
 REVIEW = Path("reports/review")
+DEMO = Path("reports/demo")
 SEARCH = Path("reports/search.csv")
 DVC_LOCK = Path("dvc.lock")
 

@@ -20,6 +20,8 @@ stages/errors.py                     -
 stages/progress.py                   -
 stages/quiet.py                      -
 stages/predict.py                    -
+stages/demo.py                       -
+stages/serving/*                     -
 stages/inference/inputs.py           -
 stages/inference/drift.*             -
 stages/recipe.py                     -

@@ -1,1 +1,1 @@
-"""The exported model as a service over HTTP."""
+"""The exported model as a service, and its page."""

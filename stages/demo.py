@@ -1,0 +1,106 @@
+"""Write the demo page: the exported model inside the browser, on files alone.
+
+    make demo    # then open reports/demo/index.html, by a double click or from any web server
+
+The folder is all that the page needs: send it to whoever shall try the model.
+"""
+
+import argparse
+import base64
+import gzip
+import shutil
+import sys
+from pathlib import Path
+
+from stages.errors import UserError, run
+from stages.files import DEMO, EXPORT
+from stages.serving.page import page
+from stages.store.exported import FILES, Exported, read_exported, read_model
+from stages.store.outputs import replace, restore
+
+# Where the Makefile has npm install onnxruntime-web.
+RUNTIME = Path(sys.prefix, "node/node_modules/onnxruntime-web/dist")
+EXAMPLE_BYTES = 2**20  # larger golden images are left out
+
+
+def main() -> None:
+    options = _options()
+    model = options.export / FILES["onnx"]
+    if not model.exists():
+        raise UserError(
+            f"{model} is missing, which the page runs; add onnx to export.formats in params.yaml, "
+            "then make export and dvc repro export"
+        )
+    files = demo_files(model)
+    new = DEMO.with_name(f".{DEMO.name}.tmp")
+    restore(DEMO)
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        for name, content in files.items():
+            (new / name).write_bytes(content)
+        replace(new, DEMO)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    size = sum(map(len, files.values()))
+    print(f"{DEMO / 'index.html'}, {size / 1e6:.1f} MB with what lies beside it")
+
+
+def demo_files(model: Path) -> dict[str, bytes]:
+    """The files of the page for the exported `model`, by name."""
+    exported, format = read_exported(model)
+    content = read_model(model, exported.files[format])
+    texts = page(exported, "browser", _examples(model.parent, exported))
+    files = {name: text.encode() for name, text in texts.items()}
+    files["ort.js"] = _runtime("ort.wasm.min.js")
+    module, wasm = (_runtime(f"ort-wasm-simd-threaded.{kind}") for kind in ("mjs", "wasm"))
+    files["runtime.js"] = _packed(module=module, wasm=wasm)
+    files["model.js"] = _packed(model=content)
+    if exported.neighbours:
+        name = exported.neighbours.file
+        files[name] = model.with_name(name).read_bytes()
+    return files
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--export", type=Path, default=EXPORT, help="folder of the exported model: %(default)s"
+    )
+    return parser.parse_args()
+
+
+def _runtime(name: str) -> bytes:
+    try:
+        return (RUNTIME / name).read_bytes()
+    except FileNotFoundError:
+        raise UserError(
+            f"{RUNTIME / name} is missing, by which the page runs the model; make demo installs it"
+        ) from None
+
+
+def _packed(**parts: bytes) -> bytes:
+    """A script that holds `parts`: a page opened as a file may load scripts, but no bytes."""
+    texts = {
+        name: base64.b64encode(gzip.compress(content, mtime=0)).decode()
+        for name, content in parts.items()
+    }
+    return "".join(f'packed.{name} = "{text}";\n' for name, text in texts.items()).encode()
+
+
+def _examples(folder: Path, exported: Exported) -> list[str]:
+    """The golden images as data: URLs."""
+    files = [folder / golden.image for golden in exported.golden]
+    return [
+        f"data:;base64,{base64.b64encode(file.read_bytes()).decode()}"
+        for file in files
+        if file.stat().st_size <= EXAMPLE_BYTES
+    ]
+
+
+if __name__ == "__main__":
+    run(main)

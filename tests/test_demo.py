@@ -1,0 +1,333 @@
+"""The demo page in a browser, opened as a file: what a person can see, do and reach by keyboard."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factory import COLOUR_CLASSES, ROOT, colour_images
+from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from stages import demo
+from stages.errors import UserError
+from stages.images.decode import decode
+from stages.inference.exported import load_exported
+from stages.store.exported import (
+    Exported,
+    Golden,
+    Neighbours,
+    describe_file,
+    tensors,
+    write_exported,
+)
+from stages.store.model import Limit, load_reference, read_info, read_judgement
+
+CLASSIFY = """
+const [base64, done] = arguments;
+loaded.then(() => backend.classify(new Blob([bytes(base64)])))
+  .then((answer) => done({ answer }), (error) => done({ error: error.message }));
+"""
+
+
+@pytest.fixture(scope="session")
+def export(finished_job, tmp_path_factory):
+    """The folder of the exported model of the finished job."""
+    from stages.inference.convert import convert
+
+    job, folder = finished_job / "models/model.keras", tmp_path_factory.mktemp("export")
+    images = colour_images(np.arange(8) % 3, seed=5)
+    convert("onnx", job, "none", images, folder / "model.onnx")
+    info, judgement = read_info(job), read_judgement(job)
+    known = len(load_reference(job).trained)
+    side, columns = 32, 8
+    sprite = Image.new("RGB", (side * columns, side * -(-known // columns)))
+    for at, pixels in enumerate(colour_images(np.arange(known) % 3)):
+        place = at % columns * side, at // columns * side
+        sprite.paste(Image.fromarray(pixels).resize((side, side)), place)
+    sprite.save(folder / "neighbours.jpg")
+    (folder / "golden").mkdir()
+    golden = []
+    for at, pixels in enumerate(images):
+        Image.fromarray(pixels).resize((40, 30)).save(folder / f"golden/{at}.png")
+        np.save(folder / f"golden/{at}.npy", pixels)
+        golden.append(
+            Golden(
+                image=f"golden/{at}.png",
+                tensor=f"golden/{at}.npy",
+                probabilities=[1 / 3] * 3,
+                distance=0.1,
+            )
+        )
+    takes, gives = tensors(info.shape, len(info.classes), 3)
+    limits = {
+        "sets": Limit(share=0.9, threshold=0.05),
+        "unlike": Limit(share=0.01, threshold=0.001),
+    }
+    exported = Exported(
+        classes=info.classes,
+        preprocess=info.preprocess,
+        input=takes,
+        outputs=gives,
+        temperature=1.0,
+        judgement=judgement.model_copy(update=limits),
+        calibration=None,
+        files={"onnx": describe_file(folder / "model.onnx")},
+        golden=golden,
+        neighbours=Neighbours(
+            file="neighbours.jpg",
+            side=side,
+            columns=columns,
+            labels=[at % 3 for at in range(known)],
+        ),
+    )
+    write_exported(folder, exported)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def written(export, tmp_path_factory):
+    """The folder in which the demo was written. Without its packages skipped, but for CI=true."""
+    if not demo.RUNTIME.exists():
+        missing = f"{demo.RUNTIME} is missing; make test installs it where there is npm"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    folder = tmp_path_factory.mktemp("demo")
+    write(folder, export)
+    return folder
+
+
+def write(folder: Path, export: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["demo", "--export", str(export)])
+        demo.main()
+
+
+@pytest.fixture
+def page(browser, written):
+    """The demo, open at 1200 x 900; fails if the console shows an error."""
+    browser.set_window_size(1200, 900)
+    browser.get((written / "reports/demo/index.html").as_uri())
+    yield browser
+    errors = [entry["message"] for entry in browser.get_log("browser")]
+    assert not errors
+
+
+def saved(pixels: np.ndarray, format: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format)
+    return file.getvalue()
+
+
+def text(page, selector: str) -> str:
+    return page.find_element(By.CSS_SELECTOR, selector).get_attribute("textContent")
+
+
+def answered(page) -> list[str]:
+    """The classes on the page once the answer is there, the most probable first."""
+    WebDriverWait(page, 20).until(
+        lambda _: page.find_element(By.ID, "more").is_displayed() or text(page, "#error")
+    )
+    return [e.text for e in page.find_elements(By.CSS_SELECTOR, "#classes .name")]
+
+
+def classify(page, data: bytes) -> dict:
+    done = page.execute_async_script(CLASSIFY, base64.b64encode(data).decode())
+    assert "error" not in done, done
+    return done["answer"]
+
+
+def test_answers_are_those_of_predict(page, export):
+    exported, observe = load_exported(export / "model.onnx")
+    for golden in exported.golden:
+        data = (export / golden.image).read_bytes()
+        seen = observe(decode(data, exported.preprocess)[None])
+        answer = classify(page, data)
+        shown = {one["name"]: one["probability"] for one in answer["classes"]}
+        expected = dict(zip(exported.classes, seen.probabilities[0].tolist(), strict=True))
+        assert list(shown) == sorted(expected, key=expected.get, reverse=True)[: len(shown)]
+        assert shown == pytest.approx({name: expected[name] for name in shown}, abs=1e-3)
+        assert answer["distance"] == pytest.approx(float(seen.distance[0]), abs=1e-4)
+        assert answer["nearest"] == seen.nearest[0]
+        threshold = exported.judgement.sets.threshold
+        assert answer["set"] == [
+            name
+            for name in sorted(expected, key=expected.get, reverse=True)
+            if expected[name] >= threshold or name == next(iter(shown))
+        ]
+        assert answer["unlike"] == bool(seen.distance[0] > exported.judgement.unlike.threshold)
+
+
+def test_a_chosen_file_is_pictured_and_its_classes_are_listed_as_they_are(page, export, tmp_path):
+    name = "<b>x & photo.png"
+    shutil.copyfile(export / "golden/0.png", tmp_path / name)
+    page.find_element(By.ID, "file").send_keys(str(tmp_path / name))
+    classes = answered(page)
+    assert set(classes) <= set(COLOUR_CLASSES)
+    assert classes[0] in text(page, "#verdict")
+    assert text(page, "figcaption") == name
+    assert page.find_element(By.CSS_SELECTOR, "#picture img").get_property("naturalWidth") == 40
+    assert page.find_elements(By.CSS_SELECTOR, "b, i, main script") == []
+    assert text(page, "#nearest p").split("; distance")[0] in COLOUR_CLASSES
+
+
+def test_the_nearest_training_image_is_the_one_of_the_answer(page, export):
+    page.find_element(By.CSS_SELECTOR, "#examples button").click()
+    answered(page)
+    nearest = classify(page, (export / "golden/0.png").read_bytes())["nearest"]
+    style = page.find_element(By.ID, "thumbnail").get_attribute("style")
+    assert f"{-(nearest % 8) * 96}px {-(nearest // 8) * 96}px" in style
+    loaded = page.execute_script(
+        "const image = new Image(); image.src = 'neighbours.jpg';"
+        "return image.decode().then(() => true)"
+    )
+    assert loaded
+
+
+@pytest.mark.parametrize("way", ["paste", "drop"])
+def test_an_image_can_be_pasted_or_dropped(page, export, way):
+    data = base64.b64encode((export / "golden/1.png").read_bytes()).decode()
+    page.execute_script(
+        """
+        const [base64, way] = arguments, transfer = new DataTransfer();
+        transfer.items.add(new File([bytes(base64)], "one.png", { type: "image/png" }));
+        transfer.items.add(new File([bytes(base64)], "two.png", { type: "image/png" }));
+        const options = { bubbles: true, cancelable: true };
+        document.body.dispatchEvent(way === "drop"
+          ? new DragEvent("drop", { ...options, dataTransfer: transfer })
+          : new ClipboardEvent("paste", { ...options, clipboardData: transfer }));
+        """,
+        data,
+        way,
+    )
+    assert answered(page)
+    assert text(page, "figcaption") == "one.png"
+    assert "first of 2 images" in text(page, "#meaning")
+
+
+def test_everything_can_be_reached_by_keyboard(page):
+    reached = []
+    for _ in range(3):
+        ActionChains(page).send_keys(Keys.TAB).perform()
+        element = page.switch_to.active_element
+        reached.append(element.get_attribute("id") or element.tag_name)
+        outline = page.execute_script(
+            "const e = document.activeElement;"
+            "return getComputedStyle(e.closest('label') ?? e).outlineStyle"
+        )
+        assert outline != "none", reached
+    assert reached == ["file", "button", "button"]  # a photo can be taken on phones alone
+    page.switch_to.active_element.send_keys(Keys.ENTER)
+    assert answered(page)
+    assert text(page, "figcaption") == "Test image 2"
+
+
+def test_the_answer_is_told_to_screen_readers(page):
+    page.find_element(By.CSS_SELECTOR, "#examples button").click()
+    answered(page)
+    status = page.find_element(By.CSS_SELECTOR, "[role=status]")
+    assert text(page, "#verdict") in status.text
+    for element in page.find_elements(By.CSS_SELECTOR, "img, input, button, #thumbnail"):
+        if element.is_displayed():
+            assert element.accessible_name, element.get_attribute("outerHTML")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_on_a_phone_nothing_is_wider_than_the_screen(page, theme):
+    commands = {
+        "Emulation.setDeviceMetricsOverride": {
+            "width": 390,
+            "height": 844,
+            "deviceScaleFactor": 2,
+            "mobile": True,
+        },
+        "Emulation.setTouchEmulationEnabled": {"enabled": True},
+        "Emulation.setEmulatedMedia": {
+            "features": [{"name": "prefers-color-scheme", "value": theme}]
+        },
+    }
+    try:
+        for name, options in commands.items():
+            page.execute_cdp_cmd(name, options)
+        page.refresh()
+        assert page.find_element(By.ID, "camera").is_displayed()
+        page.find_element(By.CSS_SELECTOR, "#examples button").click()
+        answered(page)
+        assert page.execute_script("return document.documentElement.scrollWidth") == 390
+        light = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (light == "rgb(255, 255, 255)") == (theme == "light")
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_a_file_that_is_no_image_is_named_in_a_line_and_the_next_one_is_answered(page, tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    page.find_element(By.ID, "file").send_keys(str(tmp_path / "notes.txt"))
+    answered(page)
+    assert text(page, "[role=alert]").startswith("this browser cannot read the file as an image")
+    assert not text(page, "#verdict")
+    page.find_element(By.CSS_SELECTOR, "#examples button").click()
+    WebDriverWait(page, 10).until(lambda _: page.find_element(By.ID, "more").is_displayed())
+    assert not text(page, "#error")
+
+
+def test_the_page_takes_nothing_from_elsewhere(page, written):
+    page.find_element(By.CSS_SELECTOR, "#examples button").click()
+    answered(page)
+    html = (written / "reports/demo/index.html").read_text(encoding="utf-8")
+    assert "default-src 'none'" in html
+    assert not re.search(r"unsafe-(inline|eval)'", html.replace("'wasm-unsafe-eval'", ""))
+    for source in re.findall(r'(?:src|href)="([^"]*)"', html):
+        assert source == "data:," or (written / "reports/demo" / source).is_file()
+
+
+def test_the_same_model_gives_the_same_bytes(written, export, tmp_path):
+    write(tmp_path, export)
+    files = sorted((written / "reports/demo").iterdir())
+    assert [file.name for file in files] == sorted(os.listdir(tmp_path / "reports/demo"))
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "reports/demo" / file.name).read_bytes(), file.name
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "model.onnx").unlink(), "add onnx to export.formats"),
+        (lambda folder: (folder / "neighbours.jpg").unlink(), "neighbours.jpg"),
+        (lambda folder: (folder / "model.onnx").write_bytes(b"other"), "its bytes are not those"),
+    ],
+)
+def test_what_cannot_be_written_leaves_the_earlier_page(written, export, tmp_path, damage, said):
+    shutil.copytree(export, tmp_path / "export")
+    shutil.copytree(written / "reports", tmp_path / "reports")
+    before = sorted(os.listdir(tmp_path / "reports/demo"))
+    damage(tmp_path / "export")
+    with pytest.raises((UserError, FileNotFoundError), match=re.escape(said)):
+        write(tmp_path, tmp_path / "export")
+    assert sorted(os.listdir(tmp_path / "reports/demo")) == before
+    assert os.listdir(tmp_path / "reports") == ["demo"]
+
+
+def test_without_the_packages_of_npm_one_line_says_what_to_do(export, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "RUNTIME", tmp_path)
+    with pytest.raises(UserError, match="make demo installs it"):
+        write(tmp_path, export)
+
+
+def test_every_package_of_npm_is_checked_and_no_registry_is_named():
+    lock = json.loads((ROOT / "stages/serving/package-lock.json").read_text(encoding="utf-8"))
+    packages = {name: entry for name, entry in lock["packages"].items() if name}
+    assert "node_modules/onnxruntime-web" in packages
+    assert all(entry["integrity"].startswith("sha512-") for entry in packages.values())
+    assert not any("resolved" in entry for entry in packages.values())
