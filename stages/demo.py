@@ -14,13 +14,12 @@ from pathlib import Path
 
 from stages.errors import UserError, run
 from stages.files import DEMO, EXPORT
-from stages.serving.page import page
-from stages.store.exported import FILES, Exported, read_exported, read_model
+from stages.serving.page import demo_page
+from stages.store.exported import FILES, read_exported, read_model
 from stages.store.outputs import replace, restore
 
 # Where the Makefile has npm install onnxruntime-web.
 RUNTIME = Path(sys.prefix, "node/node_modules/onnxruntime-web/dist")
-EXAMPLE_BYTES = 2**20  # larger golden images are left out
 
 
 def main() -> None:
@@ -50,15 +49,11 @@ def demo_files(model: Path) -> dict[str, bytes]:
     """The files of the page for the exported `model`, by name."""
     exported, format = read_exported(model)
     content = read_model(model, exported.files[format])
-    texts = page(exported, "browser", _examples(model.parent, exported))
-    files = {name: text.encode() for name, text in texts.items()}
+    files = demo_page(model.parent, exported, "browser")
     files["ort.js"] = _runtime("ort.wasm.min.js")
     module, wasm = (_runtime(f"ort-wasm-simd-threaded.{kind}") for kind in ("mjs", "wasm"))
     files["runtime.js"] = _packed(module=module, wasm=wasm)
     files["model.js"] = _packed(model=content)
-    if exported.neighbours:
-        name = exported.neighbours.file
-        files[name] = model.with_name(name).read_bytes()
     return files
 
 
@@ -90,16 +85,6 @@ def _packed(**parts: bytes) -> bytes:
         for name, content in parts.items()
     }
     return "".join(f'packed.{name} = "{text}";\n' for name, text in texts.items()).encode()
-
-
-def _examples(folder: Path, exported: Exported) -> list[str]:
-    """The golden images as data: URLs."""
-    files = [folder / golden.image for golden in exported.golden]
-    return [
-        f"data:;base64,{base64.b64encode(file.read_bytes()).decode()}"
-        for file in files
-        if file.stat().st_size <= EXAMPLE_BYTES
-    ]
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
+from test_serve import serving
 
 from stages import demo
 from stages.errors import UserError
@@ -55,19 +56,6 @@ def export(finished_job, tmp_path_factory):
         place = at % columns * side, at // columns * side
         sprite.paste(Image.fromarray(pixels).resize((side, side)), place)
     sprite.save(folder / "neighbours.jpg")
-    (folder / "golden").mkdir()
-    golden = []
-    for at, pixels in enumerate(images):
-        Image.fromarray(pixels).resize((40, 30)).save(folder / f"golden/{at}.png")
-        np.save(folder / f"golden/{at}.npy", pixels)
-        golden.append(
-            Golden(
-                image=f"golden/{at}.png",
-                tensor=f"golden/{at}.npy",
-                probabilities=[1 / 3] * 3,
-                distance=0.1,
-            )
-        )
     takes, gives = tensors(info.shape, len(info.classes), 3)
     limits = {
         "sets": Limit(share=0.9, threshold=0.05),
@@ -82,7 +70,7 @@ def export(finished_job, tmp_path_factory):
         judgement=judgement.model_copy(update=limits),
         calibration=None,
         files={"onnx": describe_file(folder / "model.onnx")},
-        golden=golden,
+        golden=[],
         neighbours=Neighbours(
             file="neighbours.jpg",
             side=side,
@@ -91,7 +79,25 @@ def export(finished_job, tmp_path_factory):
         ),
     )
     write_exported(folder, exported)
+    golden = write_golden(folder, [Image.fromarray(pixels).resize((40, 30)) for pixels in images])
+    write_exported(folder, exported.model_copy(update={"golden": golden}))
     return folder
+
+
+def write_golden(folder: Path, images: list[Image.Image]) -> list[Golden]:
+    """What the model in `folder` makes of `images`, which are put there."""
+    exported, observe = load_exported(folder / "model.onnx")
+    (folder / "golden").mkdir()
+    golden = []
+    for at, image in enumerate(images):
+        names = {"image": f"golden/{at}.png", "tensor": f"golden/{at}.npy"}
+        image.save(folder / names["image"])
+        pixels = decode((folder / names["image"]).read_bytes(), exported.preprocess)
+        np.save(folder / names["tensor"], pixels)
+        seen = observe(pixels[None])
+        answer = {"probabilities": seen.probabilities[0].tolist()}
+        golden.append(Golden(**names, **answer, distance=float(seen.distance[0])))
+    return golden
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +123,23 @@ def page(browser, written):
     """The demo, open at 1200 x 900; fails if the console shows an error."""
     browser.set_window_size(1200, 900)
     browser.get((written / "reports/demo/index.html").as_uri())
+    yield browser
+    errors = [entry["message"] for entry in browser.get_log("browser")]
+    assert not errors
+
+
+@pytest.fixture(scope="session")
+def server(export):
+    """The service over the exported model."""
+    with serving(export / "model.onnx") as server:
+        yield server
+
+
+@pytest.fixture
+def served(browser, server):
+    """The page of the service, open at 1200 x 900; fails if the console shows an error."""
+    browser.set_window_size(1200, 900)
+    browser.get(server.address + "/")
     yield browser
     errors = [entry["message"] for entry in browser.get_log("browser")]
     assert not errors
@@ -165,6 +188,44 @@ def test_answers_are_those_of_predict(page, export):
             if expected[name] >= threshold or name == next(iter(shown))
         ]
         assert answer["unlike"] == bool(seen.distance[0] > exported.judgement.unlike.threshold)
+
+
+def test_the_page_of_the_service_shows_what_it_answers(served, server, export):
+    for at, button in enumerate(served.find_elements(By.CSS_SELECTOR, "#examples button")[:3]):
+        button.click()
+        WebDriverWait(served, 20).until(
+            lambda page, name=f"Test image {at + 1}": (
+                text(page, "figcaption") == name and page.find_element(By.ID, "more").is_displayed()
+            )
+        )
+        data = (export / f"golden/{at}.png").read_bytes()
+        _, _, found = server.ask("/predict", data, {"content-type": "image/png"})
+        (answer,) = found["predictions"]
+        assert answered(served) == [one["name"] for one in answer["classes"]]
+        assert all(name in text(served, "#verdict") for name in answer["set"])
+        assert bool(text(served, "#unlike")) == answer["unlike"]
+        assert served.find_element(By.ID, "thumbnail").is_displayed()
+    assert "sent to the server" in text(served, "#where")
+
+
+def test_the_service_says_on_its_page_why_it_refuses_a_file(browser, server, tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    browser.get(server.address + "/")
+    browser.find_element(By.ID, "file").send_keys(str(tmp_path / "notes.txt"))
+    answered(browser)
+    assert text(browser, "[role=alert]") == "not an image"
+    browser.get_log("browser")  # Chromium notes that the answer was 422
+
+
+def test_what_the_service_sends_of_its_page_is_in_no_need_of_anything_else(served, server):
+    status, headers, html = server.ask("/")
+    assert status == 200
+    assert "default-src" in headers["content-security-policy"]
+    assert b"unsafe" not in html
+    assert not served.execute_script(
+        "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+        ".filter((name) => !name.startsWith(location.origin + '/') && !/^(data|blob):/.test(name))"
+    )
 
 
 def test_a_chosen_file_is_pictured_and_its_classes_are_listed_as_they_are(page, export, tmp_path):

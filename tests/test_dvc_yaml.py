@@ -21,7 +21,6 @@ stages/progress.py                   -
 stages/quiet.py                      -
 stages/predict.py                    -
 stages/demo.py                       -
-stages/serving/*                     -
 stages/inference/inputs.py           -
 stages/inference/drift.*             -
 stages/recipe.py                     -
@@ -95,8 +94,9 @@ stages/store/tables.py               download preprocess split features train ev
 """
 ONLY_TALKS = {"stages/__init__.py", "stages/errors.py", "stages/progress.py", "stages/quiet.py"}
 TEMPLATES = {
-    "stages/report/page.py": ("page.*", "theme.css", "curves.js"),
-    "stages/report/summary.py": ("*.md.j2",),
+    "stages/export.py": ("export.md.j2",),
+    "stages/report/page.py": ("report/page.*", "theme.css", "curves.js"),
+    "stages/report/summary.py": ("model_card.md.j2",),
 }
 
 

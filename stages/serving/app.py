@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import mimetypes
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,6 +26,7 @@ from stages.serving.bodies import CLOSE, RETRY, Body, File, Held, busy, read_fil
 from stages.serving.engine import Busy, Engine, Looked
 from stages.serving.metrics import CONTENT_TYPE, Metrics
 from stages.serving.openapi import describe, page
+from stages.serving.page import demo_page
 from stages.serving.settings import Settings
 from stages.store.names import printable
 
@@ -48,13 +50,8 @@ SECURITY = {
 LENGTHS = {b"content-length", b"transfer-encoding"}
 ENCODED_SECURITY = [(name.encode(), value.encode()) for name, value in SECURITY.items()]
 
-PAGE = "demo.html"
-TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript",
-    ".css": "text/css",
-    ".svg": "image/svg+xml",
-}
+UTF8 = "; charset=utf-8"
+TYPES = {".html": f"text/html{UTF8}", ".js": f"text/javascript{UTF8}", ".css": f"text/css{UTF8}"}
 
 
 def create_app(settings: Settings) -> ASGIApp:
@@ -323,17 +320,9 @@ class Service:
     # The demo page: files of this package and of the model's folder, read when the service starts.
 
     def static(self) -> list[Route]:
-        found = {
-            file.name: (file.read_bytes(), TYPES[file.suffix])
-            for file in sorted(Path(__file__).parent.iterdir())
-            if file.suffix in TYPES
-        }
-        if PAGE in found:
-            found[""] = found.pop(PAGE)
-        if self._exported.neighbours:
-            name = self._exported.neighbours.file
-            found[name] = (self._settings.model.with_name(name).read_bytes(), "image/jpeg")
-        return [Route(f"/{name}", _sends(*file)) for name, file in found.items()]
+        files = demo_page(self._settings.model.parent, self._exported, "server")
+        files[""] = files.pop("index.html")
+        return [Route(f"/{name}", _sends(name, content)) for name, content in files.items()]
 
 
 async def _end(request: Request) -> None:
@@ -342,7 +331,10 @@ async def _end(request: Request) -> None:
         pass
 
 
-def _sends(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
+def _sends(name: str, content: bytes) -> Callable[[Request], Awaitable[Response]]:
+    kind = TYPES.get(Path(name or "index.html").suffix)
+    kind = kind or mimetypes.guess_type(name)[0] or "application/octet-stream"
+
     async def send(_: Request) -> Response:
         return Response(content, headers={"content-type": kind})
 

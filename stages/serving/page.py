@@ -1,6 +1,7 @@
 """The demo page, by which a person shows an image to the model: on a server, or all of it inside
 the browser."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Literal
@@ -26,26 +27,36 @@ POLICIES = {
     "browser": f"{POLICY}; script-src 'self' blob: 'wasm-unsafe-eval'; img-src 'self' blob: data:",
 }
 SHOWN = {"classes", "preprocess", "judgement", "neighbours"}
+EXAMPLE_BYTES = 2**20  # larger golden images are not offered
 
 
-def page(
-    exported: Exported, backend: Literal["server", "browser"], examples: list[str]
-) -> dict[str, str]:
-    """The files of the page by name; index.html is where it begins.
-
-    `examples` are URLs of images to try. The sprite of neighbours has to lie beside the page.
-    """
-    scripts = SCRIPTS[backend]
-    html = _read("demo.html").replace("{{ policy }}", POLICIES[backend])
-    tags = "\n".join(f'<script src="{name}"></script>' for name in scripts)
-    known = exported.model_dump(include=SHOWN) | {"examples": examples}
-    return {
-        "index.html": html.replace("{{ backend }}", tags),
-        "theme.css": THEME.read_text(encoding="utf-8"),
-        "exported.js": f"const exported = {json.dumps(known)};\n",
-        **{name: _read(name) for name in ("demo.css", "demo.js", *scripts)},
+def demo_page(
+    folder: Path, exported: Exported, backend: Literal["server", "browser"]
+) -> dict[str, bytes]:
+    """The files of the page for the model `exported` in `folder`, by name; index.html shows it."""
+    examples = {
+        golden.image: content
+        for golden in exported.golden
+        if len(content := (folder / golden.image).read_bytes()) <= EXAMPLE_BYTES
     }
+    urls = list(examples) if backend == "server" else [_data_url(c) for c in examples.values()]
+    known = exported.model_dump(include=SHOWN) | {"examples": urls}
+    tags = "\n".join(f'<script src="{name}"></script>' for name in SCRIPTS[backend])
+    html = _read("demo.html").decode()
+    html = html.replace("{{ policy }}", POLICIES[backend]).replace("{{ backend }}", tags)
+    files = {name: _read(name) for name in ("demo.css", "demo.js", *SCRIPTS[backend])}
+    files["index.html"] = html.encode()
+    files["theme.css"] = THEME.read_bytes()
+    files["exported.js"] = f"const exported = {json.dumps(known)};\n".encode()
+    if exported.neighbours:
+        name = exported.neighbours.file
+        files[name] = (folder / name).read_bytes()
+    return files | examples if backend == "server" else files
 
 
-def _read(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8")
+def _read(name: str) -> bytes:
+    return (FOLDER / name).read_bytes()
+
+
+def _data_url(content: bytes) -> str:
+    return f"data:;base64,{base64.b64encode(content).decode()}"
