@@ -2,7 +2,10 @@
 
     make demo    # then open reports/demo/index.html, by a double click or from any web server
 
-The folder is all that the page needs: send it to whoever shall try the model.
+The folder is all that the page needs: send it to whoever shall try the model. The browser decodes,
+and stages/serving/resize.js resizes as stages/images/resize.py does. What goes into the net is the
+same for PNG (to within a level of 255 where it is transparent or has 16 bits), and for JPEG that
+is decoded at its full size; at a part of it, JPEG differs by less than a level on average.
 """
 
 import argparse

@@ -205,7 +205,7 @@ def test_the_page_of_the_service_shows_what_it_answers(served, server, export):
         assert all(name in text(served, "#verdict") for name in answer["set"])
         assert bool(text(served, "#unlike")) == answer["unlike"]
         assert served.find_element(By.ID, "thumbnail").is_displayed()
-    assert "sent to the server" in text(served, "#where")
+    assert "sent to the server" in text(served, "footer")
 
 
 def test_the_service_says_on_its_page_why_it_refuses_a_file(browser, server, tmp_path):

@@ -170,3 +170,9 @@ def test_what_the_browser_cannot_read_is_said_in_a_line(page):
     data = text((ROOT / "tests/golden/lzw.tif").read_bytes())
     done = page.execute_async_script(DECODE, data, pixel_settings((8, 8)).model_dump())
     assert done["error"].startswith("this browser cannot read the file as an image; save it as PNG")
+
+
+def test_16_bits_whose_range_an_image_chooses_are_refused(page):
+    data = text((ROOT / "tests/golden/16 bits.png").read_bytes())
+    settings = pixel_settings((8, 8), sixteen_bit="image").model_dump()
+    assert "16 bits" in page.execute_async_script(DECODE, data, settings)["error"]

@@ -7,7 +7,11 @@ const make = (tag, properties = {}, ...children) => {
   element.append(...children);
   return element;
 };
-const percent = (share) => `${+(100 * share).toFixed(1)} %`;
+// Nothing is certain or impossible by rounding.
+const percent = (share) => {
+  if (share < 1 && share >= 0.9995) return "> 99.9 %";
+  return share > 0 && share < 0.0005 ? "< 0.1 %" : `${+(100 * share).toFixed(1)} %`;
+};
 const THUMBNAIL = 96; // pixels of the screen
 
 const { classes, judgement, neighbours } = exported;
@@ -15,7 +19,7 @@ const { accuracy, count } = judgement.test;
 $("#model").textContent =
   `The model tells ${classes.length.toLocaleString("en")} classes apart; ` +
   `${percent(accuracy)} of ${count.toLocaleString("en")} test images were right.`;
-$("#where").textContent = backend.note;
+$("footer").append(...backend.notes.map((textContent) => make("p", { textContent })));
 
 // The model is loaded once, when the page is there.
 const loaded = backend.load();
@@ -115,7 +119,7 @@ function tell(answer, others) {
   $("#classes").replaceChildren(
     ...answer.classes.map(({ name, probability }) => {
       const bar = make("span");
-      bar.style.width = percent(probability).replace(" ", "");
+      bar.style.width = `${100 * probability}%`;
       return make(
         "li",
         { className: names.includes(name) ? "inside" : "" },

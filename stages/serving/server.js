@@ -2,7 +2,7 @@
 // The page's backend on a server (stages/serving/app.py): POST /predict.
 
 const backend = {
-  note: "The image is sent to the server that this page came from, and not kept there.",
+  notes: ["The image is sent to the server that this page came from, and not kept there."],
   async load() {},
 
   async open(source) {
