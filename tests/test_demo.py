@@ -213,7 +213,7 @@ def test_the_service_says_on_its_page_why_it_refuses_a_file(browser, server, tmp
     browser.get(server.address + "/")
     browser.find_element(By.ID, "file").send_keys(str(tmp_path / "notes.txt"))
     answered(browser)
-    assert text(browser, "[role=alert]") == "not an image"
+    assert text(browser, "[role=alert]") == "notes.txt: not an image"
     browser.get_log("browser")  # Chromium notes that the answer was 422
 
 
@@ -336,7 +336,8 @@ def test_a_file_that_is_no_image_is_named_in_a_line_and_the_next_one_is_answered
     (tmp_path / "notes.txt").write_text("no image")
     page.find_element(By.ID, "file").send_keys(str(tmp_path / "notes.txt"))
     answered(page)
-    assert text(page, "[role=alert]").startswith("this browser cannot read the file as an image")
+    said = text(page, "[role=alert]")
+    assert said.startswith("notes.txt: this browser cannot read the file as an image")
     assert not text(page, "#verdict")
     page.find_element(By.CSS_SELECTOR, "#examples button").click()
     WebDriverWait(page, 10).until(lambda _: page.find_element(By.ID, "more").is_displayed())

@@ -76,7 +76,7 @@ async function look([file, ...others]) {
     const answer = await backend.classify(file);
     if (turn === asked) tell(answer, others.length);
   } catch (error) {
-    if (turn === asked) fail(error);
+    if (turn === asked) fail(new Error(`${file.name}: ${error.message}`));
   }
 }
 
