@@ -2,8 +2,8 @@
 holds no more than it may.
 
 As many images are at work as there are cores: one after the other, decoding and HTTP would leave
-cores idle. Each goes through the model alone: batches of 8 took 5 % less time with
-EfficientNet-Lite0, and 10 MB for each of their images.
+cores idle. Each goes through the model alone: with EfficientNet-Lite0 batches of 8 took 1 % less
+time by ONNX Runtime and 3 % by LiteRT, and 10 MB for each of their images.
 """
 
 import asyncio
