@@ -101,9 +101,9 @@ def measure(folder: Path, unseen: list[bytes]) -> dict:
 
     def look(images: np.ndarray) -> Seen:
         parts = [observe(images[at : at + 200]) for at in range(0, len(images), 200)]
-        return Seen(*map(np.concatenate, zip(*parts, strict=True)))
+        return Seen.together(parts)
 
-    known = Seen(*map(np.concatenate, zip(*map(observe, test.batches(200)), strict=True)))
+    known = Seen.together([observe(images) for images in test.batches(200)])
     strange = look(np.stack([decode(content, info.preprocess) for content in unseen]))
     sides = np.repeat([0, 1], [len(known.distance), len(strange.distance)])
     ranked = {

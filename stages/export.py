@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from stages.errors import UserError, run
 from stages.files import EVALUATION, EXPORT, INDEX, MODEL, PARITY, PROCESSED, RAW, SPLITS, TIMES
 from stages.images.decode import decode
+from stages.inference.seen import Sizes
 from stages.parameters.export import Export, Format
 from stages.parameters.section import read_settings
 from stages.progress import progress
@@ -84,7 +85,7 @@ def export(outputs: Outputs) -> dict[str, dict[str, float]]:
 
     calibration = train.rows[used[drawn(labels, seed, settings.calibration_images)]]
     images = train.pixels.take(calibration)
-    features = convert_all(settings.formats, MODEL, judgement.tta, images, folder)
+    sizes = convert_all(settings.formats, MODEL, judgement.tta, images, folder)
     reference, neighbours = load_reference(MODEL), None
     known = 0 if reference is None else len(reference.trained)
     if settings.neighbours and known:
@@ -92,7 +93,7 @@ def export(outputs: Outputs) -> dict[str, dict[str, float]]:
         if len(chosen) != known:
             raise UserError(f"{MODEL} was trained on other images than {SPLITS} names; dvc repro")
         neighbours = write_neighbours(folder, train, chosen, info)
-    takes, gives = tensors(info.shape, len(info.classes), features)
+    takes, gives = tensors(info.shape, len(info.classes), sizes)
     exported = Exported(
         classes=info.classes,
         preprocess=info.preprocess,
@@ -119,10 +120,10 @@ def export(outputs: Outputs) -> dict[str, dict[str, float]]:
 
 def convert_all(
     formats: Sequence[Format], model: Path, tta: str, images: np.ndarray, folder: Path
-) -> int:
-    """Write the file `model` to `folder` in all `formats`, each in a process of its own; how many
-    features of an image come out. See `stages.inference.convert`."""
-    features = 0
+) -> Sizes:
+    """Write the file `model` to `folder` in all `formats`, each in a process of its own; how much
+    comes out of an image. See `stages.inference.convert`."""
+    sizes = Sizes(0)
     with (
         ThreadPoolExecutor(PROCESSES) as pool,
         progress(len(formats), "formats", "exporting") as bar,
@@ -133,29 +134,29 @@ def convert_all(
         }
         try:
             for job in as_completed(jobs):
-                features, seconds = job.result()
+                sizes, seconds = job.result()
                 size = (folder / FILES[jobs[job]]).stat().st_size
                 bar.write(f"{jobs[job]}: {size:,} bytes, {seconds:.0f} s", sys.stdout)
                 bar.update()
         finally:
             pool.shutdown(cancel_futures=True)
-    return features
+    return sizes
 
 
 def _convert_apart(
     format: Format, model: Path, tta: str, images: np.ndarray, target: Path
-) -> tuple[int, float]:
-    """Write `target` in a process of its own; the number of features, and seconds."""
+) -> tuple[Sizes, float]:
+    """Write `target` in a process of its own; how much comes out of an image, and seconds."""
     spawn = multiprocessing.get_context("spawn")
     started = time.perf_counter()
     try:
         with ProcessPoolExecutor(1, spawn, initializer=_silence) as pool:
-            features = pool.submit(_convert, format, model, tta, images, target).result()
+            sizes = pool.submit(_convert, format, model, tta, images, target).result()
     except UserError:
         raise
     except Exception as error:
         raise UserError(_failure(format, error)) from None
-    return features, time.perf_counter() - started
+    return sizes, time.perf_counter() - started
 
 
 def _silence() -> None:
@@ -165,7 +166,7 @@ def _silence() -> None:
     os.dup2(nowhere, 2)
 
 
-def _convert(format: Format, model: Path, tta: str, images: np.ndarray, target: Path) -> int:
+def _convert(format: Format, model: Path, tta: str, images: np.ndarray, target: Path) -> Sizes:
     import stages.quiet  # noqa: F401
     from stages.inference.convert import convert
 

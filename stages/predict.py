@@ -17,10 +17,9 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from errno import EISDIR
-from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_args
 
@@ -30,6 +29,7 @@ from tqdm import tqdm
 from stages.errors import UserError, run
 from stages.files import MODEL
 from stages.inference import trust
+from stages.inference.answers import Answer, answers
 from stages.inference.exported import SUFFIXES, load_exported
 from stages.inference.inputs import Batch, Input, find_inputs, load
 from stages.inference.seen import Seen
@@ -94,8 +94,12 @@ def main() -> int:
         inputs = [inputs[at] for at in chosen]
     else:
         code = 0
-    doubts = _doubts(judgement, model.tta)
-    return max(code, _write(inputs, classify(inputs), model.classes, doubts, top_k, options.output))
+    judgement = _believed(judgement, model.tta)
+
+    def tell(seen: Seen) -> Iterator[Answer]:
+        return answers(seen, model.classes, judgement, top_k)
+
+    return max(code, _write(inputs, classify(inputs), model.classes, tell, top_k, options.output))
 
 
 class Source(NamedTuple):
@@ -135,8 +139,7 @@ def _trained(path: Path, tta: str | None) -> Source:
 
         def observe_in_parts(images: np.ndarray) -> Seen:
             parts = range(0, max(1, len(images)), size)
-            answers = [observe(images[at : at + size]) for at in parts]
-            return Seen(*map(np.concatenate, zip(*answers, strict=True)))
+            return Seen.together([observe(images[at : at + size]) for at in parts])
 
         return observe_in_parts
 
@@ -175,7 +178,7 @@ def _write(
     inputs: list[Input],
     classified: Iterator[tuple[Batch, Seen]],
     classes: list[str],
-    doubts: "Doubts",
+    tell: Callable[[Seen], Iterator[Answer]],
     top_k: int,
     output: Path | None,
 ) -> int:
@@ -186,64 +189,33 @@ def _write(
         for batch, seen in classified:
             predicted[batch.positions] = seen.probabilities.argmax(axis=1)
             errors |= batch.errors
-            ranked = _ranked(seen.probabilities, classes, top_k)
-            answers = [
-                Answer(inputs[at], best, *doubt)
-                for at, best, doubt in zip(
-                    batch.positions, ranked, doubts.of(seen, classes), strict=True
-                )
-            ]
-            answers += [Answer(inputs[at], [], error=error) for at, error in batch.errors.items()]
+            told = zip(batch.positions, tell(seen), strict=True)
+            lines = [Line(inputs[at], answer) for at, answer in told]
+            lines += [Line(inputs[at], None, error) for at, error in batch.errors.items()]
             order = np.argsort([*batch.positions, *batch.errors])
-            write([answers[k] for k in order])
-            bar.update(len(answers))
+            write([lines[k] for k in order])
+            bar.update(len(lines))
     _print_score(inputs, predicted, classes)
     return _print_errors(inputs, errors)
 
 
-class Doubts(NamedTuple):
-    """The thresholds of the judgement; None for what it does not tell."""
-
-    sets: float | None
-    unlike: float | None
-
-    def of(self, seen: Seen, classes: list[str]) -> Iterator[tuple[list[str] | None, bool | None]]:
-        """For each image the classes of its set, and whether it is unlike the training images."""
-        sets: Iterable[list[str] | None] = repeat(None, len(seen.probabilities))
-        unlike: Iterable[bool | None] = repeat(None, len(seen.probabilities))
-        if self.sets is not None:
-            inside = trust.prediction_sets(seen.probabilities, self.sets)
-            sets = trust.named(inside, seen.probabilities, classes)
-        if self.unlike is not None:
-            unlike = (seen.distance > self.unlike).tolist()
-        return zip(sets, unlike, strict=True)
+def _believed(judgement: Judgement | None, tta: str) -> Judgement | None:
+    """What of the `judgement` holds for images looked at with `tta`."""
+    if not judgement or not judgement.sets or tta == judgement.tta:
+        return judgement
+    print(
+        f"no prediction sets: the model was judged with --tta {judgement.tta}, and they hold "
+        "with that alone",
+        file=sys.stderr,
+    )
+    return judgement.model_copy(update={"sets": None})
 
 
-def _doubts(judgement: Judgement | None, tta: str) -> Doubts:
-    if not judgement:
-        return Doubts(None, None)
-    sets, unlike = judgement.sets, judgement.unlike
-    if sets and tta != judgement.tta:
-        print(
-            f"no prediction sets: the model was judged with --tta {judgement.tta}, and they hold "
-            "with that alone",
-            file=sys.stderr,
-        )
-        sets = None
-    return Doubts(sets.threshold if sets else None, unlike.threshold if unlike else None)
-
-
-class Answer(NamedTuple):
-    """An image, its most probable classes and their probabilities, or what went wrong.
-
-    `names` are the classes of its prediction set, None without; `unlike` tells whether it is
-    unlike the training images, if that is known.
-    """
+class Line(NamedTuple):
+    """An image, and what is told of it or what went wrong."""
 
     input: Input
-    ranked: list[tuple[str, float]]
-    names: list[str] | None = None
-    unlike: bool | None = None
+    answer: Answer | None
     error: str | None = None
 
 
@@ -374,16 +346,6 @@ def _print_drift(
     return _print_errors(inputs, errors)
 
 
-def _ranked(
-    probabilities: np.ndarray, classes: list[str], top_k: int
-) -> Iterator[list[tuple[str, float]]]:
-    """The `top_k` most probable classes of each row of `probabilities`, the most probable first."""
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-    highest = np.take_along_axis(probabilities, order, 1)
-    for row, values in zip(order.tolist(), highest.tolist(), strict=True):
-        yield [(classes[k], value) for k, value in zip(row, values, strict=True)]
-
-
 @contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
     """Yield a name to write to; the file takes the place of `path`, whole, at the end."""
@@ -398,7 +360,7 @@ def _new_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Answer]], None]]:
+def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Line]], None]]:
     """Yield a function that writes a batch to the file `path`, or the terminal if it is None.
 
     The file takes its place, whole, at the end of the block.
@@ -415,35 +377,33 @@ def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Answer]], 
         if path.suffix == ".csv":
             table = csv.DictWriter(file, columns, lineterminator="\n")
             table.writeheader()
-            yield lambda batch: table.writerows(
-                _cells(_record(answer, columns)) for answer in batch
-            )
+            yield lambda batch: table.writerows(_cells(_record(line, columns)) for line in batch)
         else:
-            lines = 0
+            written = 0
 
-            def write(batch: list[Answer]) -> None:
-                nonlocal lines
-                for answer in batch:
-                    line = json.dumps(_record(answer, columns), ensure_ascii=False)
-                    file.write((",\n" if lines else "[\n") + line)
-                    lines += 1
+            def write(batch: list[Line]) -> None:
+                nonlocal written
+                for line in batch:
+                    text = json.dumps(_record(line, columns), ensure_ascii=False)
+                    file.write((",\n" if written else "[\n") + text)
+                    written += 1
 
             yield write
             file.write("\n]\n")
 
 
-def _record(answer: Answer, columns: list[str]) -> dict[str, Any]:
+def _record(line: Line, columns: list[str]) -> dict[str, Any]:
     fields: dict[str, Any] = {
-        "file": printable(answer.input.name),
-        "actual": answer.input.label,
-        "set": answer.names,
-        "unlike": answer.unlike,
-        "error": printable(answer.error) if answer.error else None,
+        "file": printable(line.input.name),
+        "actual": line.input.label,
+        "error": printable(line.error) if line.error else None,
     }
-    for rank, (name, probability) in enumerate(answer.ranked, 1):
+    if line.answer:
+        fields |= {"set": line.answer.set, "unlike": line.answer.unlike}
+    for rank, (name, probability) in enumerate(line.answer.ranked if line.answer else [], 1):
         suffix = f"_{rank}" if rank > 1 else ""
         fields[f"predicted{suffix}"] = name
-        fields[f"confidence{suffix}"] = round(probability, 6)
+        fields[f"confidence{suffix}"] = probability
     return {column: fields.get(column) for column in columns}
 
 
@@ -457,11 +417,9 @@ def _cells(record: dict[str, Any]) -> dict[str, Any]:
     return record | safe | {"file": path_cell(record["file"])}
 
 
-def _print(batch: list[Answer]) -> None:
+def _print(batch: list[Line]) -> None:
     lines = [
-        f"{printable(answer.input.name)}: {_verdict(answer)}"
-        for answer in batch
-        if not answer.error
+        f"{printable(line.input.name)}: {_verdict(line.answer)}" for line in batch if line.answer
     ]
     if lines:
         tqdm.write("\n".join(lines))  # beside the progress bar, not into it
@@ -472,11 +430,11 @@ def _verdict(answer: Answer) -> str:
     figures = ", ".join(f"{printable(name)} {share:.1%}" for name, share in answer.ranked)
     if answer.unlike:
         return f"unlike the training images ({figures})"
-    if answer.names is None:
+    if answer.set is None:
         return figures
-    if len(answer.names) > NAMED:
-        return f"one of {len(answer.names)} classes ({figures})"
-    return f"{' or '.join(map(printable, answer.names))} ({figures})"
+    if len(answer.set) > NAMED:
+        return f"one of {len(answer.set)} classes ({figures})"
+    return f"{' or '.join(map(printable, answer.set))} ({figures})"
 
 
 def _print_score(inputs: list[Input], predicted: np.ndarray, classes: list[str]) -> None:

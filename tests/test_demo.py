@@ -22,6 +22,7 @@ from test_serve import serving
 from stages import demo
 from stages.errors import UserError
 from stages.images.decode import decode
+from stages.inference.answers import answers
 from stages.inference.exported import load_exported
 from stages.store.exported import (
     Exported,
@@ -47,7 +48,7 @@ def export(finished_job, tmp_path_factory):
 
     job, folder = finished_job / "models/model.keras", tmp_path_factory.mktemp("export")
     images = colour_images(np.arange(8) % 3, seed=5)
-    convert("onnx", job, "none", images, folder / "model.onnx")
+    sizes = convert("onnx", job, "none", images, folder / "model.onnx")
     info, judgement = read_info(job), read_judgement(job)
     known = len(load_reference(job).trained)
     side, columns = 32, 8
@@ -56,7 +57,7 @@ def export(finished_job, tmp_path_factory):
         place = at % columns * side, at // columns * side
         sprite.paste(Image.fromarray(pixels).resize((side, side)), place)
     sprite.save(folder / "neighbours.jpg")
-    takes, gives = tensors(info.shape, len(info.classes), 3)
+    takes, gives = tensors(info.shape, len(info.classes), sizes)
     limits = {
         "sets": Limit(share=0.9, threshold=0.05),
         "unlike": Limit(share=0.01, threshold=0.001),
@@ -174,20 +175,16 @@ def test_answers_are_those_of_predict(page, export):
     for golden in exported.golden:
         data = (export / golden.image).read_bytes()
         seen = observe(decode(data, exported.preprocess)[None])
+        judgement = exported.judgement
+        (expected,) = answers(seen, exported.classes, judgement, judgement.top_k)
         answer = classify(page, data)
-        shown = {one["name"]: one["probability"] for one in answer["classes"]}
-        expected = dict(zip(exported.classes, seen.probabilities[0].tolist(), strict=True))
-        assert list(shown) == sorted(expected, key=expected.get, reverse=True)[: len(shown)]
-        assert shown == pytest.approx({name: expected[name] for name in shown}, abs=1e-3)
-        assert answer["distance"] == pytest.approx(float(seen.distance[0]), abs=1e-4)
-        assert answer["nearest"] == seen.nearest[0]
-        threshold = exported.judgement.sets.threshold
-        assert answer["set"] == [
-            name
-            for name in sorted(expected, key=expected.get, reverse=True)
-            if expected[name] >= threshold or name == next(iter(shown))
-        ]
-        assert answer["unlike"] == bool(seen.distance[0] > exported.judgement.unlike.threshold)
+        shown = [(one["name"], one["probability"]) for one in answer["classes"]]
+        assert [name for name, _ in shown] == [name for name, _ in expected.ranked]
+        assert dict(shown) == pytest.approx(dict(expected.ranked), abs=1e-3)
+        assert answer["distance"] == pytest.approx(expected.distance, abs=1e-4)
+        assert answer["nearest"] == expected.nearest
+        assert (answer["set"], answer["unlike"]) == (expected.set, expected.unlike)
+        np.testing.assert_allclose(answer["heat"], seen.heat[0], atol=1e-4)
 
 
 def test_the_page_of_the_service_shows_what_it_answers(served, server, export):
@@ -204,7 +201,8 @@ def test_the_page_of_the_service_shows_what_it_answers(served, server, export):
         assert answered(served) == [one["name"] for one in answer["classes"]]
         assert all(name in text(served, "#verdict") for name in answer["set"])
         assert bool(text(served, "#unlike")) == answer["unlike"]
-        assert served.find_element(By.ID, "thumbnail").is_displayed()
+        assert all(e.is_displayed() for e in served.find_elements(By.CLASS_NAME, "thumbnail"))
+        assert served.find_element(By.ID, "toggle").is_displayed()
     assert "sent to the server" in text(served, "footer")
 
 
@@ -238,20 +236,56 @@ def test_a_chosen_file_is_pictured_and_its_classes_are_listed_as_they_are(page, 
     assert text(page, "figcaption") == name
     assert page.find_element(By.CSS_SELECTOR, "#picture img").get_property("naturalWidth") == 40
     assert page.find_elements(By.CSS_SELECTOR, "b, i, main script") == []
-    assert text(page, "#nearest p").split("; distance")[0] in COLOUR_CLASSES
+    assert text(page, "#nearest .name") in COLOUR_CLASSES
 
 
-def test_the_nearest_training_image_is_the_one_of_the_answer(page, export):
+def test_the_nearest_training_images_are_those_of_the_answer(page, export):
     page.find_element(By.CSS_SELECTOR, "#examples button").click()
     answered(page)
     nearest = classify(page, (export / "golden/0.png").read_bytes())["nearest"]
-    style = page.find_element(By.ID, "thumbnail").get_attribute("style")
-    assert f"{-(nearest % 8) * 96}px {-(nearest // 8) * 96}px" in style
+    thumbnails = page.find_elements(By.CLASS_NAME, "thumbnail")
+    for number, thumbnail in zip(nearest, thumbnails, strict=True):
+        place = f"{-(number % 8) * 96}px {-(number // 8) * 96}px"
+        assert place in thumbnail.get_attribute("style")
+        assert COLOUR_CLASSES[number % 3] in thumbnail.accessible_name
     loaded = page.execute_script(
         "const image = new Image(); image.src = 'neighbours.jpg';"
         "return image.decode().then(() => true)"
     )
     assert loaded
+
+
+VEIL = """
+const { width, height } = document.querySelector("#heat");
+const context = document.querySelector("#heat").getContext("2d");
+const { data } = context.getImageData(0, height / 2, width, 1);
+return [0.2, 0.8].map((x) => data[4 * Math.floor(x * width) + 3]);
+"""
+
+
+@pytest.mark.parametrize("which", ["page", "served"])
+def test_heat_lies_over_the_picture_where_the_class_is_seen(which, request, tmp_path):
+    page = request.getfixturevalue(which)
+    pixels = np.full((60, 120, 3), 100, np.uint8)
+    pixels[:, 80:, 0] = 250  # what is reddest speaks for red
+    (tmp_path / "part.png").write_bytes(saved(pixels))
+    page.find_element(By.ID, "file").send_keys(str(tmp_path / "part.png"))
+    (red, *_) = COLOUR_CLASSES
+    assert answered(page)[0] == red
+    canvas, toggle = (page.find_element(By.CSS_SELECTOR, f"#{name}") for name in ("heat", "toggle"))
+    assert not canvas.is_displayed()
+    assert text(page, "#toggle").strip() == f"Show what speaks for {red}"
+    toggle.find_element(By.TAG_NAME, "input").send_keys(Keys.SPACE)
+    assert canvas.is_displayed()
+    assert canvas.accessible_name.endswith("right")
+    assert canvas.rect == page.find_element(By.CSS_SELECTOR, "#picture img").rect
+    left, right = page.execute_script(VEIL)
+    assert right < left
+    page.find_element(By.CSS_SELECTOR, "#examples button").click()
+    answered(page)
+    assert canvas.is_displayed()  # until it is taken off again
+    toggle.click()
+    assert not canvas.is_displayed()
 
 
 @pytest.mark.parametrize("way", ["paste", "drop"])
@@ -297,7 +331,7 @@ def test_the_answer_is_told_to_screen_readers(page):
     answered(page)
     status = page.find_element(By.CSS_SELECTOR, "[role=status]")
     assert text(page, "#verdict") in status.text
-    for element in page.find_elements(By.CSS_SELECTOR, "img, input, button, #thumbnail"):
+    for element in page.find_elements(By.CSS_SELECTOR, "img, input, button, canvas, .thumbnail"):
         if element.is_displayed():
             assert element.accessible_name, element.get_attribute("outerHTML")
 

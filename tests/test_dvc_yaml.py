@@ -21,6 +21,7 @@ stages/progress.py                   -
 stages/quiet.py                      -
 stages/predict.py                    -
 stages/demo.py                       -
+stages/inference/answers.py          -
 stages/inference/inputs.py           -
 stages/inference/drift.*             -
 stages/recipe.py                     -

@@ -75,7 +75,8 @@ def make(folder):
     save_model(model, folder / "model.keras", info, Reference(known, known))
     pixels = random.integers(0, 256, (2, *SHAPE), np.uint8)
     for format in ("onnx", "litert"):
-        convert(format, folder / "model.keras", "none", pixels, folder / store.FILES[format])
+        file = folder / store.FILES[format]
+        sizes = convert(format, folder / "model.keras", "none", pixels, file)
     score = Score(accuracy=0.9, accuracy_low=0.8, accuracy_high=1.0, count=9)
     judgement = Judgement(
         sha256="0" * 64,
@@ -85,7 +86,7 @@ def make(folder):
         sets=Limit(share=0.9, threshold=0.2),
         unlike=Limit(share=0.01, threshold=0.1),
     )
-    takes, gives = store.tensors(SHAPE, 3, 3)
+    takes, gives = store.tensors(SHAPE, 3, sizes)
 
     def write(golden):
         store.write_exported(
@@ -224,9 +225,25 @@ def test_an_image_is_classified(server):
     assert len(prediction["classes"]) == 2  # as many as evaluate's top_k
     assert prediction["set"] == ["<red>"]
     assert prediction["unlike"] is False
-    assert prediction["nearest"] % 3 == 0  # of the reference images, those are red
+    assert [at % 3 for at in prediction["nearest"]] == [0, 0, 0]  # of the reference, those are red
+    assert "heat" not in prediction
     _, _, found = server.ask("/predict?top_k=9", image(), PNG)
     assert len(found["predictions"][0]["classes"]) == 3
+
+
+def test_where_the_class_is_seen_is_told_if_asked_for(server):
+    picture = Image.new("RGB", (40, 48), (90, 20, 20))
+    picture.paste(RED, (0, 0, 20, 48))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    _, _, found = server.ask("/predict?heat=true", file.getvalue(), PNG)
+    heat = np.array(found["predictions"][0]["heat"])
+    assert heat.shape == SHAPE[:2]
+    np.testing.assert_allclose(heat[:, :5], 1)
+    np.testing.assert_allclose(heat[:, 5:], 0.36)  # 90 / 250
+    assert "heat" not in server.ask("/predict?heat=false", image(), PNG)[2]["predictions"][0]
+    status, _, found = server.ask("/predict?heat=1", image(), PNG)
+    assert (status, found) == (400, {"error": "heat must be true or false"})
 
 
 def test_several_files_are_answered_in_their_order_each_by_its_name(server):
@@ -390,7 +407,9 @@ def test_tensors_may_be_binary(server, pixels):
     np.testing.assert_array_equal(binary, outputs(plain)["probabilities"].astype(np.float32))
     everything = {"inputs": [given], "parameters": {"binary_data_output": True}}
     _, headers, body = infer(server, everything, pixels.tobytes())
-    assert len(body) - int(headers["inference-header-content-length"]) == 4 * 3 * (3 + 3 + 1 + 1)
+    assert len(body) - int(headers["inference-header-content-length"]) == 4 * 3 * (
+        3 + 3 + 1 + 3 + 12 * 10
+    )
 
 
 def test_image_files_are_elements_of_bytes(server):

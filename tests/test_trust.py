@@ -121,7 +121,9 @@ def test_one_pass_gives_probabilities_and_what_goes_into_the_last_dense_layer():
     averaged, same, *_ = observer(model, "flip_shift")(images)
     np.testing.assert_allclose(same, features, rtol=1e-5)  # of the image as it is
     assert np.abs(averaged - probabilities).max() > 1e-4
-    assert [part.shape for part in observer(model)(images[:0])] == [(0, 3), (0, 3), (0,), (0,)]
+    none = observer(model)(images[:0])
+    assert [part.shape for part in none[:4]] == [(0, 3), (0, 3), (0,), (0, 3)]
+    assert none.heat is None
 
 
 def test_a_net_without_a_dense_layer_has_the_means_of_its_last_maps():

@@ -18,6 +18,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from stages.inference.exported import interpreter_of
 from stages.inference.fold import folded
 from stages.inference.probabilities import graph_of
+from stages.inference.seen import Sizes
 from stages.parameters.export import Format
 from stages.store.model import load_model, load_reference
 
@@ -26,19 +27,21 @@ Graph = Any  # what tf.function gives
 OPSET = 18  # of ONNX: what onnxruntime knows since 1.14 (2023)
 
 
-def convert(format: Format, model: Path, tta: str, images: np.ndarray, target: Path) -> int:
+def convert(format: Format, model: Path, tta: str, images: np.ndarray, target: Path) -> Sizes:
     """Write the file `target`: what the file `model` computes with `tta` (stages/evaluate.py).
 
     `images` uint8 (n, h, w, c) are training images, by which `litert_int8` finds its ranges.
-    Returns how many features of an image come out. Raises nearly anything where a converter
-    fails.
+    Returns how much comes out of an image. Raises nearly anything where a converter fails.
     """
     net, _ = load_model(model)
     reference = load_reference(model)
-    graph = _constant(graph_of(folded(net), tta, reference.trained if reference else None))
+    trained = reference.trained if reference else None
+    graph = _constant(graph_of(folded(net), tta, trained, heat=True))
     content = _onnx(graph) if format == "onnx" else _litert(format, graph, images)
     target.write_bytes(content)
-    return graph.get_concrete_function().structured_outputs["features"].shape[-1]
+    outputs = graph.get_concrete_function().structured_outputs
+    heat = tuple(outputs["heat"].shape[1:]) if "heat" in outputs else None
+    return Sizes(outputs["features"].shape[-1], heat)
 
 
 def _constant(graph: Graph) -> Graph:

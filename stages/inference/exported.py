@@ -47,7 +47,7 @@ def load_runtimes(path: Path, count: int, threads: int = 1) -> tuple[Exported, l
     def observer_of(run: Run) -> Observe:
         def observe(images: np.ndarray) -> Seen:
             if not len(images):
-                return Seen.empty(len(exported.classes), exported.features)
+                return Seen.empty(len(exported.classes), exported.sizes)
             return Seen.of(run(images))
 
         return observe

@@ -3,13 +3,14 @@ the features that the net decides by."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from stages.errors import UserError
-from stages.inference.seen import MOST_FEATURES, Seen
+from stages.inference.seen import MOST_FEATURES, NEAREST, Seen, Sizes
 from stages.inference.trust import directions
 
 SMALLEST = 1e-30  # in place of a probability that was rounded to zero, which has no logarithm
@@ -50,41 +51,49 @@ def observer(
     def observe(images: np.ndarray) -> Seen:
         if not len(images):  # convolutions do not take an empty batch
             shapes = forward.get_concrete_function().structured_outputs
-            return Seen.empty(shapes["probabilities"].shape[-1], shapes["features"].shape[-1])
+            sizes = Sizes(shapes["features"].shape[-1])
+            return Seen.empty(shapes["probabilities"].shape[-1], sizes)
         return Seen.of({name: part.numpy() for name, part in forward(images).items()})
 
     return observe
 
 
 def graph_of(
-    model: keras.Model, tta: str = "none", trained: np.ndarray | None = None
+    model: keras.Model,
+    tta: str = "none",
+    trained: np.ndarray | None = None,
+    heat: bool = False,
 ) -> tf.types.experimental.PolymorphicFunction:
     """From uint8 `images` (n, height, width, channels) to a dict of what is in `Seen`, in one pass
     of the net. It is what evaluate runs, and what is exported.
 
-    `trained` (m, d) are features of training images. Features, distance and nearest are those of
-    the image as it is, not averaged over views. The distances are a part of the graph: beside it,
+    `trained` (m, d) are features of training images. Features, distance, nearest and heat are those
+    of the image as it is, not averaged over views; `heat` is there if it is asked for and the net
+    is such that it can be told. The distances are a part of the graph: beside it,
     in NumPy, they took as long as a small net (the threads of both wait for each other).
     """
-    layer = _last_kernel(model)
+    layer = _last(model, lambda one: getattr(one, "kernel", None) is not None)
+    pool = _last(model, lambda one: isinstance(one, keras.layers.GlobalAveragePooling2D))
     known = None if trained is None or not len(trained) else tf.constant(directions(trained).T)
     signature = [tf.TensorSpec(model.input_shape, tf.uint8, "images")]
 
     @tf.function(input_signature=signature, autograph=False)
     def forward(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        with _inputs_of(layer) as inputs:
+        with _calls_of(layer, pool) as calls:
             answers = [
                 (weight, model(view, training=False)) for weight, view in _views(images, tta)
             ]
         probabilities = answers[0][1]
-        # The first view is the image as it is. A net without kernels has its answer only.
-        features = _flat(inputs[0] if inputs else probabilities)
+        calls = calls[: len(calls) // len(answers)]  # the first view is the image as it is
+        taken = [call.takes for call in calls if call.layer is layer]
+        # A net without kernels has its answer only.
+        features = _flat(taken[0] if taken else probabilities)
         if tta != "none":
             logs = [weight * tf.math.log(tf.maximum(each, SMALLEST)) for weight, each in answers]
             probabilities = tf.nn.softmax(tf.add_n(logs))
         if known is None:
             count = [tf.shape(images)[0]]
-            distance, nearest = tf.fill(count, np.float32(np.nan)), tf.fill(count, -1)
+            distance, nearest = tf.fill(count, np.float32(np.nan)), tf.fill([*count, NEAREST], -1)
         elif known.shape[0] != features.shape[-1]:
             raise UserError(
                 f"the model compares {features.shape[-1]} features of an image with "
@@ -93,46 +102,100 @@ def graph_of(
         else:
             cosines = tf.math.l2_normalize(features, axis=1, epsilon=1e-30) @ known
             distance = 1 - tf.reduce_max(cosines, axis=1)
-            nearest = tf.argmax(cosines, axis=1, output_type=tf.int32)
-        return {
+            few = min(NEAREST, known.shape[1])
+            nearest = tf.math.top_k(cosines, few).indices  # of equals the first
+            nearest = tf.pad(nearest, [[0, 0], [0, NEAREST - few]], constant_values=-1)
+        outputs = {
             "probabilities": probabilities,
             "features": features,
             "distance": distance,
             "nearest": nearest,
         }
+        maps = _class_maps(calls, probabilities) if heat else None
+        return outputs if maps is None else outputs | {"heat": maps}
 
     return forward
 
 
-def _last_kernel(model: keras.Model) -> keras.Layer | None:
-    """The layer with a kernel that is run last, however deeply models are nested."""
+def _last(model: keras.Model, wanted: Callable[[keras.Layer], bool]) -> keras.Layer | None:
+    """The layer that is `wanted` and run last, however deeply models are nested."""
     last = None
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            last = _last_kernel(layer) or last
-        elif getattr(layer, "kernel", None) is not None:
+            last = _last(layer, wanted) or last
+        elif wanted(layer):
             last = layer
     return last
 
 
+class _Call(NamedTuple):
+    """What a `layer` took and gave."""
+
+    layer: keras.Layer
+    takes: tf.Tensor
+    gives: tf.Tensor
+
+
 @contextmanager
-def _inputs_of(layer: keras.Layer | None) -> Iterator[list[tf.Tensor]]:
-    """Collects what goes into `layer` while the block runs."""
-    inputs: list[tf.Tensor] = []
-    if layer is None:
-        yield inputs
-        return
-    call = layer.call
+def _calls_of(*layers: keras.Layer | None) -> Iterator[list[_Call]]:
+    """Collects each call of one of `layers` while the block runs."""
+    calls: list[_Call] = []
 
-    def watched_call(tensor: tf.Tensor, *args: object, **kwargs: object) -> tf.Tensor:
-        inputs.append(tensor)
-        return call(tensor, *args, **kwargs)
+    def watch(layer: keras.Layer) -> None:
+        call = layer.call
 
-    layer.call = watched_call
+        def watched_call(tensor: tf.Tensor, *args: object, **kwargs: object) -> tf.Tensor:
+            gives = call(tensor, *args, **kwargs)
+            calls.append(_Call(layer, tensor, gives))
+            return gives
+
+        layer.call = watched_call
+
+    watched = [layer for layer in layers if layer is not None]
+    for layer in watched:
+        watch(layer)
     try:
-        yield inputs
+        yield calls
     finally:
-        del layer.call
+        for layer in watched:
+            del layer.call
+
+
+def _class_maps(calls: list[_Call], probabilities: tf.Tensor) -> tf.Tensor | None:
+    """How much each place speaks for the predicted class, float32 (n, h, w), 0 to 1.
+
+    The class activation map of Zhou et al. 2016 (arXiv:1512.04150): where the logits are one Dense
+    layer of the means of maps, or the means themselves, a logit is the mean over all places of what
+    each adds to it, so no gradient is needed. What speaks against the class counts as nothing, and
+    the highest is 1.
+
+    `calls` of the last layer with a kernel and of the last pooling. None for any other net.
+    """
+    if len(calls) < 2:
+        return None
+    before, last = calls[-2:]
+    classes = probabilities.shape[-1]
+    if isinstance(last.layer, keras.layers.Dense):
+        maps, kernel = before.takes, last.layer.kernel
+        ends_so = _origin(last.takes) is _origin(before.gives)
+    else:
+        maps, kernel = last.takes, np.eye(last.gives.shape[-1], dtype=np.float32)
+        ends_so = isinstance(last.layer, keras.layers.GlobalAveragePooling2D)
+    if classes == 2 and kernel.shape[-1] == 1:  # the logit of class 1, and against class 0
+        kernel = tf.concat([-kernel, kernel], axis=1)
+    if not ends_so or len(maps.shape) != 4 or kernel.shape[-1] != classes:
+        return None
+    weights = tf.gather(tf.transpose(kernel), tf.argmax(probabilities, axis=1))
+    maps = tf.cast(maps, tf.float32) * tf.cast(weights, tf.float32)[:, None, None, :]
+    heat = tf.nn.relu(tf.reduce_sum(maps, axis=3))
+    return heat / tf.maximum(tf.reduce_max(heat, axis=[1, 2], keepdims=True), SMALLEST)
+
+
+def _origin(tensor: tf.Tensor) -> tf.Tensor:
+    """The tensor that has the same numbers as `tensor`, and was there first."""
+    while tensor.op.type in ("Cast", "Identity", "Reshape"):
+        tensor = tensor.op.inputs[0]
+    return tensor
 
 
 def _flat(tensor: tf.Tensor) -> tf.Tensor:

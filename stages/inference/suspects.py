@@ -135,7 +135,7 @@ def describe(
 
     def look(rows: np.ndarray) -> Seen:
         parts = [observe(rows[start : start + size]) for start in range(0, len(rows), size)]
-        return Seen(*map(np.concatenate, zip(*parts, strict=True)))
+        return Seen.together(parts)
 
     probabilities, features, *_ = look(rows)
     better = suggested(given, probabilities)

@@ -5,7 +5,7 @@ import logging
 import mimetypes
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stages.inference import trust
+from stages.inference.answers import answers
 from stages.inference.seen import Seen
 from stages.serving import open_inference
 from stages.serving.bodies import CLOSE, RETRY, Body, File, Held, busy, read_files
@@ -190,7 +190,7 @@ class Service:
     # Classify image files.
 
     async def predict(self, request: Request) -> Response:
-        top_k = self._top_k(request)
+        top_k, heat = self._top_k(request), self._heat(request)
         async with self._accepted(request) as body:
             files = await read_files(request, body, self._settings.images)
             at = [position for position, file in enumerate(files) if not file.error]
@@ -199,7 +199,7 @@ class Service:
                 looked = await self._look(request, [files[position].data for position in at])
                 for position, error in looked.errors.items():
                     answers[at[position]] = _unread(files[at[position]], error)
-                found = self._answers(looked.seen, top_k)
+                found = self._answers(looked.seen, top_k, heat)
                 for position, answer in zip(looked.positions, found, strict=True):
                     answers[at[position]] = {"file": _name(files[at[position]]), **answer}
         if all("error" in answer for answer in answers):
@@ -216,36 +216,24 @@ class Service:
             raise HTTPException(400, "top_k must be a whole number of at least 1")
         return min(int(text[:9]), classes)
 
-    def _answers(self, seen: Seen, top_k: int) -> list[dict[str, Any]]:
+    def _heat(self, request: Request) -> bool:
+        text = request.query_params.get("heat", "false")
+        if text not in ("true", "false"):
+            raise HTTPException(400, "heat must be true or false")
+        return text == "true"
+
+    def _answers(self, seen: Seen, top_k: int, heat: bool) -> Iterator[dict[str, Any]]:
         """For each row of `seen` what is told of the image."""
-        judgement, classes = self._exported.judgement, self._exported.classes
-        order = np.argsort(-seen.probabilities, axis=1, kind="stable")[:, :top_k]
-        sets: list[list[str] | None] = [None] * len(order)
-        if judgement.sets:
-            inside = trust.prediction_sets(seen.probabilities, judgement.sets.threshold)
-            sets = list(trust.named(inside, seen.probabilities, classes))
-        answers = []
-        for row, best in enumerate(order.tolist()):
-            distance, nearest = float(seen.distance[row]), int(seen.nearest[row])
-            known = distance == distance
-            unlike = distance > judgement.unlike.threshold if judgement.unlike and known else None
-            self.metrics.predicted(classes[best[0]], unlike)
-            answers.append(
-                {
-                    "classes": [
-                        {
-                            "name": classes[k],
-                            "probability": round(float(seen.probabilities[row, k]), 6),
-                        }
-                        for k in best
-                    ],
-                    "set": sets[row],
-                    "unlike": unlike,
-                    "distance": round(distance, 5) if known else None,
-                    "nearest": nearest if nearest >= 0 else None,
-                }
-            )
-        return answers
+        exported = self._exported
+        told = answers(seen, exported.classes, exported.judgement, top_k)
+        for row, answer in enumerate(told):
+            self.metrics.predicted(answer.ranked[0][0], answer.unlike)
+            fields = answer._asdict()
+            ranked = fields.pop("ranked")
+            classes = [{"name": name, "probability": share} for name, share in ranked]
+            if heat:
+                fields["heat"] = None if seen.heat is None else _percents(seen.heat[row])
+            yield {"classes": classes, **fields}
 
     # How it is.
 
@@ -323,6 +311,11 @@ class Service:
         files = demo_page(self._settings.model.parent, self._exported, "server")
         files[""] = files.pop("index.html")
         return [Route(f"/{name}", _sends(name, content)) for name, content in files.items()]
+
+
+def _percents(heat: np.ndarray) -> list[list[float]]:
+    """To two digits: more are not seen, and would be most of the answer."""
+    return [[round(value, 2) for value in row] for row in heat.tolist()]
 
 
 async def _end(request: Request) -> None:

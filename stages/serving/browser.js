@@ -43,8 +43,8 @@ const backend = {
   },
 };
 
-// As stages/predict.py: float32 are compared with thresholds of the same precision.
-function answer({ probabilities, distance, nearest }) {
+// As stages/inference/answers.py: float32 are compared with thresholds of the same precision.
+function answer({ probabilities, distance, nearest, heat }) {
   const { classes, judgement } = exported;
   const [far] = distance.data.map((value) => rint(Math.fround(value * 1e5)) / 1e5);
   const values = [...probabilities.data];
@@ -55,9 +55,14 @@ function answer({ probabilities, distance, nearest }) {
     set: judgement.sets && order.filter(reaches).map((k) => classes[k]),
     unlike: judgement.unlike && far > Math.fround(judgement.unlike.threshold),
     distance: Number.isNaN(far) ? null : far,
-    nearest: nearest.data[0] < 0 ? null : nearest.data[0],
+    nearest: [...nearest.data].filter((at) => at >= 0),
+    heat: heat ? rows(heat) : null,
   };
 }
+
+// The tensor of one image, a list of rows.
+const rows = ({ data, dims: [, height, width] }) =>
+  Array.from({ length: height }, (_, row) => [...data.subarray(row * width, (row + 1) * width)]);
 
 const script = (src) =>
   new Promise((resolve, reject) => {

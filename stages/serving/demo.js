@@ -14,7 +14,10 @@ const percent = (share) => {
 };
 const THUMBNAIL = 96; // pixels of the screen
 
-const { classes, judgement, neighbours } = exported;
+const VEIL = "rgb(0 0 0 / 80%)"; // over what says nothing; it is seen on any colours
+const HEAT_PIXELS = 600; // of the longer side; it is smooth
+
+const { classes, judgement, neighbours, preprocess } = exported;
 const { accuracy, count } = judgement.test;
 $("#model").textContent =
   `The model tells ${classes.length.toLocaleString("en")} classes apart; ` +
@@ -31,6 +34,7 @@ for (const input of document.querySelectorAll("input[type=file]"))
     look(input.files);
     input.value = ""; // so that the same file can be chosen again
   });
+$("#toggle input").addEventListener("change", showHeat);
 addEventListener("paste", (event) => look(event.clipboardData.files));
 let depth = 0;
 const over = (change) => {
@@ -84,6 +88,7 @@ function clear(verdict) {
   $("#verdict").textContent = verdict;
   $("#unlike").textContent = "";
   $("#more").hidden = true;
+  tellHeat(null);
   $("#answer").classList.toggle("busy", verdict !== "");
 }
 
@@ -95,7 +100,10 @@ function fail(error) {
 function show(file) {
   const picture = $("#picture img");
   URL.revokeObjectURL(picture.src);
-  picture.onload = () => picture.classList.toggle("small", picture.naturalWidth < 200);
+  picture.onload = () => {
+    picture.classList.toggle("small", picture.naturalWidth < 200);
+    showHeat();
+  };
   picture.onerror = () => ($("#picture").hidden = true); // the server may read what no browser shows
   picture.src = URL.createObjectURL(file);
   $("#picture figcaption").textContent = file.name;
@@ -130,6 +138,7 @@ function tell(answer, others) {
     }),
   );
   tellNearest(answer);
+  tellHeat(answer.heat, best.name);
   $("#more").hidden = false;
   $("#verdict").scrollIntoView({ block: "nearest" }); // on a phone it is below the picture
 }
@@ -144,16 +153,76 @@ function listed(names) {
 }
 
 function tellNearest({ nearest, distance }) {
-  $("#nearest").hidden = !neighbours || nearest === null;
+  $("#nearest").hidden = !neighbours || !nearest.length;
   if ($("#nearest").hidden) return;
   const { file, columns, labels } = neighbours;
-  const name = classes[labels[nearest]];
-  const at = [nearest % columns, Math.floor(nearest / columns)];
-  const thumbnail = $("#thumbnail");
-  thumbnail.ariaLabel = `A training image of the class ${name}`;
-  thumbnail.style.setProperty("--side", `${THUMBNAIL}px`);
-  thumbnail.style.backgroundImage = `url("${file}")`;
-  thumbnail.style.backgroundSize = `${columns * THUMBNAIL}px auto`;
-  thumbnail.style.backgroundPosition = at.map((n) => `${-n * THUMBNAIL}px`).join(" ");
-  $("#nearest p").textContent = `${name}; distance ${distance.toFixed(3)} (0 is the same, 2 the opposite)`;
+  $("#nearest h2").textContent = `Most similar training image${nearest.length > 1 ? "s" : ""}`;
+  $("#nearest ul").replaceChildren(
+    ...nearest.map((number) => {
+      const name = classes[labels[number]];
+      const at = [number % columns, Math.floor(number / columns)];
+      const thumbnail = make("span", { className: "thumbnail", role: "img" });
+      thumbnail.ariaLabel = `A training image of the class ${name}`;
+      thumbnail.style.setProperty("--side", `${THUMBNAIL}px`);
+      thumbnail.style.backgroundImage = `url("${file}")`;
+      thumbnail.style.backgroundSize = `${columns * THUMBNAIL}px auto`;
+      thumbnail.style.backgroundPosition = at.map((n) => `${-n * THUMBNAIL}px`).join(" ");
+      return make("li", {}, thumbnail, make("span", { className: "name", textContent: name }));
+    }),
+  );
+  const first = nearest.length > 1 ? "distance of the first" : "distance";
+  $("#nearest p").textContent = `${first} ${distance.toFixed(3)} (0 is the same, 2 the opposite)`;
+}
+
+// `heat`: rows of what the net saw, how much each part speaks for the class `name`; null if unknown.
+let heat = null;
+function tellHeat(told, name) {
+  heat = told?.some((row) => row.some((value) => value > 0)) ? told : null;
+  $("#toggle").hidden = !heat;
+  if (heat) {
+    $("#toggle span").textContent = `Show what speaks for ${name}`;
+    $("#heat").ariaLabel = `What speaks for ${name}, most of all in the ${part(heat)}`;
+  }
+  showHeat();
+}
+
+// In words, where `heat` is highest.
+function part(heat) {
+  const values = heat.flat();
+  const at = values.indexOf(Math.max(...values));
+  const third = (n, count) => Math.min(2, Math.floor((3 * (n + 0.5)) / count));
+  const row = third(Math.floor(at / heat[0].length), heat.length);
+  const column = third(at % heat[0].length, heat[0].length);
+  if (row === 1 && column === 1) return "middle";
+  return ["top", "middle", "bottom"][row] + [" left", "", " right"][column];
+}
+
+function showHeat() {
+  const { naturalWidth: width, naturalHeight: height } = $("#picture img");
+  const canvas = $("#heat");
+  canvas.hidden = !heat || !$("#toggle input").checked || !width;
+  if (canvas.hidden) return;
+  const small = make("canvas", { width: heat[0].length, height: heat.length });
+  const opacity = new Uint8ClampedArray(heat.flat().flatMap((value) => [0, 0, 0, 255 * value]));
+  small.getContext("2d").putImageData(new ImageData(opacity, small.width), 0, 0);
+  // The net saw the part `box` of the picture, as the part `resized` at `corner` of `size`.
+  const { box, resized, corner } = place(height, width, preprocess.size, preprocess.resize);
+  const [left, top, right, bottom] = box;
+  const across = (right - left) / resized[1];
+  const down = (bottom - top) / resized[0];
+  const scale = HEAT_PIXELS / Math.max(width, height);
+  Object.assign(canvas, { width: Math.round(width * scale), height: Math.round(height * scale) });
+  const context = canvas.getContext("2d");
+  context.scale(scale, scale);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(
+    small,
+    left - corner[1] * across,
+    top - corner[0] * down,
+    preprocess.size[1] * across,
+    preprocess.size[0] * down,
+  );
+  context.globalCompositeOperation = "source-out"; // what was drawn becomes a hole in the veil
+  context.fillStyle = VEIL;
+  context.fillRect(0, 0, width, height);
 }

@@ -101,10 +101,10 @@ class Engine:
         finally:
             self.waiting -= count
         rows = {at: one for at, one in enumerate(found) if not isinstance(one, str)}
-        none = Seen.empty(len(self.exported.classes), self.exported.features)
+        none = Seen.empty(len(self.exported.classes), self.exported.sizes)
         return Looked(
             list(rows),
-            Seen(*map(np.concatenate, zip(none, *rows.values(), strict=True))),
+            Seen.together([none, *rows.values()]),
             {at: one for at, one in enumerate(found) if isinstance(one, str)},
         )
 

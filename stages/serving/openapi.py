@@ -4,6 +4,7 @@ import html
 import json
 from typing import Any
 
+from stages.inference.seen import NEAREST
 from stages.serving.settings import Settings
 from stages.store.exported import Exported
 
@@ -109,7 +110,13 @@ def _predict(settings: Settings, exported: Exported) -> dict[str, Any]:
                     "minimum": 1,
                     "default": min(exported.judgement.top_k, len(exported.classes)),
                 },
-            }
+            },
+            {
+                "name": "heat",
+                "in": "query",
+                "description": "Whether to tell where in the image the class is seen",
+                "schema": {"type": "boolean", "default": False},
+            },
         ],
         "requestBody": {
             "required": True,
@@ -176,11 +183,28 @@ def _prediction(exported: Exported) -> dict[str, Any]:
                 "description": "Whether it is unlike the training images",
             },
             "distance": {"type": ["number", "null"], "description": "To the nearest of them"},
-            "nearest": {"type": ["integer", "null"], "description": "Which of them that is"},
+            "nearest": {
+                "type": "array",
+                "items": {"type": "integer", "minimum": 0},
+                "maxItems": NEAREST,
+                "description": "Which of them are the nearest, the nearest first",
+            },
+            "heat": {
+                "type": ["array", "null"],
+                "items": {"type": "array", "items": PROBABILITY},
+                "description": "If asked for: how much each part of the image that the model sees "
+                f"speaks for the first class, in rows{_size(exported)}; null where the model "
+                "cannot tell",
+            },
             "error": {"type": "string", "description": "Why there is none of this but `file`"},
         },
         "required": ["file"],
     }
+
+
+def _size(exported: Exported) -> str:
+    heat = exported.sizes.heat
+    return f", {heat[0]} x {heat[1]}" if heat else ""
 
 
 STYLE = """

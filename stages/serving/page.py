@@ -10,7 +10,7 @@ from stages.store.exported import Exported
 
 FOLDER = Path(__file__).parent
 THEME = FOLDER.parent / "report/theme.css"
-SCRIPTS = {"server": ("server.js",), "browser": ("resize.js", "browser.js")}
+SCRIPTS = {"server": ("resize.js", "server.js"), "browser": ("resize.js", "browser.js")}
 
 # Nothing from elsewhere, and no script but those beside the page; ONNX Runtime makes one of a blob.
 POLICY = "; ".join(

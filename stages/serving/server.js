@@ -16,7 +16,7 @@ const backend = {
     body.append("file", file);
     let response;
     try {
-      response = await fetch("predict", { method: "POST", body });
+      response = await fetch("predict?heat=true", { method: "POST", body });
     } catch {
       throw new Error("the server cannot be reached; try again when it is");
     }

@@ -18,6 +18,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.errors import UserError
+from stages.inference.seen import NEAREST, Sizes
 from stages.parameters.export import Format
 from stages.parameters.pixels import Preprocessing
 from stages.store.model import Calibration, Judgement
@@ -99,9 +100,8 @@ class Exported(_Record):
     def _of_one_net(self) -> Self:
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("a class is named twice")
-        width = next((one.shape[-1] for one in self.outputs if one.name == "features"), None)
-        if width is None or (self.input, self.outputs) != tensors(
-            self.preprocess.shape, len(self.classes), width
+        if (self.input, self.outputs) != tensors(
+            self.preprocess.shape, len(self.classes), self.sizes
         ):
             raise ValueError("input and outputs are not those of these classes and this size")
         if any(one.file != FILES[name] for name, one in self.files.items()):
@@ -109,21 +109,25 @@ class Exported(_Record):
         return self
 
     @property
-    def features(self) -> int:
-        """How many features of an image come out."""
-        return next(one.shape[-1] for one in self.outputs if one.name == "features") or 0
+    def sizes(self) -> Sizes:
+        """How much comes out of an image."""
+        shapes = {one.name: [side or 0 for side in one.shape[1:]] for one in self.outputs}
+        features, heat = shapes.get("features"), shapes.get("heat", [])
+        return Sizes(
+            features[-1] if features else 0, (heat[0], heat[1]) if len(heat) == 2 else None
+        )
 
 
-def tensors(
-    shape: tuple[int, int, int], classes: int, features: int
-) -> tuple[Tensor, list[Tensor]]:
+def tensors(shape: tuple[int, int, int], classes: int, sizes: Sizes) -> tuple[Tensor, list[Tensor]]:
     """What goes into a net for images of `shape` (height, width, channels), and what comes out
     (stages/inference/seen.py)."""
+    heat = [Tensor(name="heat", dtype="float32", shape=(None, *sizes.heat))] if sizes.heat else []
     return Tensor(name="images", dtype="uint8", shape=(None, *shape)), [
         Tensor(name="probabilities", dtype="float32", shape=(None, classes)),
-        Tensor(name="features", dtype="float32", shape=(None, features)),
+        Tensor(name="features", dtype="float32", shape=(None, sizes.features)),
         Tensor(name="distance", dtype="float32", shape=(None,)),
-        Tensor(name="nearest", dtype="int32", shape=(None,)),
+        Tensor(name="nearest", dtype="int32", shape=(None, NEAREST)),
+        *heat,
     ]
 
 
