@@ -62,7 +62,7 @@ def plot(outputs: Outputs) -> str:
             save_png(drawn, folder / f"{name}.png")
     for name, figure in _pictures(written, augmented, samples, mistakes[: settings.mistakes]):
         save_png(figure, folder / f"{name}.png")
-    _overview(written, folder).save(outputs.file(OVERVIEW), "PNG", optimize=True)
+    _overview(written, folder).save(outputs.file(OVERVIEW), "PNG")
     page = render_page(
         results,
         parameters.model_dump(),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from factory import ROOT, colour_images
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -55,6 +56,20 @@ def test_overlapping_and_cut_off_texts_would_be_found():
     axes.text(0.5, 0.5, "two")
     axes.text(0.99, 0.2, "much too long for this place")
     assert illegible(drawn) == ["much too long for this place", ("one", "two")]
+
+
+def test_a_figure_is_drawn_once_for_each_file(tmp_path):
+    drawings = []
+
+    class Counted(Artist):
+        def draw(self, renderer):
+            drawings.append(type(renderer))
+
+    drawn = confusion_matrix(np.eye(3, dtype=int), list("xyz"))
+    drawn.add_artist(Counted())
+    to_svg(drawn)
+    save_png(drawn, tmp_path / "matrix.png")
+    assert len(drawings) == 2
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100])
