@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,15 +194,22 @@ def load_model(path: str | Path) -> tuple[Any, ModelInfo]:
             config = archive.read(CONFIG)
             for part in _parts(json.loads(config)):
                 _check_part(part)
-            try:
-                # Variables without values: their shapes are known before they take memory.
-                with keras.StatelessScope(initialize_variables=False):
-                    draft = keras.saving.deserialize_keras_object(json.loads(config))
-                _check_net(draft, info)
-                _check_weights(draft, archive.read(WEIGHTS))
-            finally:
-                keras.utils.clear_session(free_memory=False)  # or they would get values later
-        return keras.models.load_model(path, compile=False, safe_mode=True), info
+            weights = archive.read(WEIGHTS)
+        try:
+            # Variables without values: their shapes are known before they take memory.
+            with keras.StatelessScope(initialize_variables=False):
+                model = keras.saving.deserialize_keras_object(json.loads(config))
+            _check_net(model, info)
+            _check_weights(model, weights)
+            with keras.StatelessScope():  # whose end gives them values
+                pass
+        finally:
+            keras.utils.clear_session(free_memory=False)  # or they would get values later
+        with tempfile.TemporaryDirectory() as folder:  # Keras reads weights from files only
+            file = Path(folder, WEIGHTS)
+            file.write_bytes(weights)
+            model.load_weights(file)
+        return model, info
     except Exception as error:  # Keras and HDF5 raise nearly anything on a file that is not sound
         raise _refused(path, error) from None
 
