@@ -3,6 +3,8 @@
 import io
 import os
 import shutil
+import subprocess
+import sys
 import warnings
 from contextlib import redirect_stdout
 
@@ -12,6 +14,8 @@ os.environ["TQDM_DISABLE"] = "1"
 
 import hypothesis
 import pytest
+from factory import ROOT
+from filelock import FileLock
 
 # The same examples on every run and machine, however slow that is.
 hypothesis.settings.register_profile(
@@ -48,6 +52,31 @@ def finished_job(tmp_path_factory):
             warnings.filterwarnings("error", message="Glyph")  # a box in a picture
             plot.main()
     (folder / "plot.txt").write_text(said.getvalue(), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """The folder of a small exported model (`factory.write_export`), which tests only read.
+
+    Made once, in a process of its own, for all workers: TensorFlow and the converters take
+    seconds.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, new = base / "exported", base / "exported.tmp"
+    with FileLock(base / "exported.lock"):
+        if not folder.exists():
+            new.mkdir()
+            code = "import sys, pathlib, factory; factory.write_export(pathlib.Path(sys.argv[1]))"
+            subprocess.run(
+                [sys.executable, "-c", code, new],
+                check=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+                capture_output=True,
+            )
+            new.rename(folder)
     return folder
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from stages.files import (
     INDEX_COLUMNS,
@@ -15,6 +16,7 @@ from stages.files import (
     REJECTS_COLUMNS,
     SPLIT_COLUMNS,
 )
+from stages.images.decode import decode
 from stages.metrics.paired import mcnemar
 from stages.parameters.pixels import PixelSettings, Preprocessing
 from stages.store.features import write_embedding
@@ -26,6 +28,9 @@ PREPROCESS = {"size": [16, 16], "color": "rgb"}
 # Label k has its k-th channel brightest. The names are what HTML, Markdown, JSON, CSV and
 # file names make trouble with.
 COLOUR_CLASSES = ['<b>red</b> & "co" | it\'s', "green, </script> dark", "blåu $x$ *猫*"]
+# The same for the exported model, which tells images by their brightest channel, blue first.
+EXPORTED_CLASSES = ["blåu $x$ *猫*", "green, it's", "<b>red</b> </script>"]
+EXPORTED_SHAPE = (12, 10, 3)
 
 
 def pixel_settings(
@@ -177,3 +182,81 @@ def write_colour_job(
     np.save(folder / "models/augmented.npy", colour_images(np.zeros(20, int)))
     settings = (ROOT / "params.yaml").read_text(encoding="utf-8")
     (folder / "params.yaml").write_text(settings.replace("top_k: 3", "top_k: 2"))
+
+
+def write_export(folder: Path) -> None:
+    """The folder of a small model in ONNX and LiteRT, as the stage export writes one."""
+    import keras
+
+    from stages.inference.convert import convert
+    from stages.inference.exported import load_exported
+    from stages.store import exported as store
+    from stages.store.model import Judgement, Limit, ModelInfo, Reference, Score, save_model
+
+    classes, known = len(EXPORTED_CLASSES), 30
+    layers = [
+        keras.Input(EXPORTED_SHAPE, dtype="uint8"),
+        keras.layers.Rescaling(1 / 25),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(classes, activation="softmax"),
+    ]
+    model = keras.Sequential(layers)
+    model.layers[-1].set_weights([np.eye(classes)[::-1], np.zeros(classes)])
+    preprocess = Preprocessing(size=list(EXPORTED_SHAPE[:2]), color="rgb", interpolation="area")
+    info = ModelInfo(classes=EXPORTED_CLASSES, shape=EXPORTED_SHAPE, preprocess=preprocess)
+    random = np.random.default_rng(0)
+    channels = np.arange(known) % 3
+    features = np.eye(3)[channels] * 9 + random.normal(0, 0.3, (known, 3))
+    trained = features.clip(0).astype(np.float16)
+    save_model(model, folder / "model.keras", info, Reference(trained, trained))
+    none = np.zeros((0, *EXPORTED_SHAPE), np.uint8)
+    for format in ("onnx", "litert"):
+        file = folder / store.FILES[format]
+        sizes = convert(format, folder / "model.keras", "none", none, file)
+    side, columns = 32, 8
+    sheet = Image.new("RGB", (side * columns, side * -(-known // columns)))
+    for at, feature in enumerate(trained):
+        colour = tuple(int(25 * value) for value in feature)
+        place = at % columns * side, at // columns * side
+        sheet.paste(Image.new("RGB", (side, side), colour), place)
+    sheet.save(folder / store.NEIGHBOURS)
+    takes, gives = store.tensors(EXPORTED_SHAPE, classes, sizes)
+    record = store.Exported(
+        classes=EXPORTED_CLASSES,
+        preprocess=preprocess,
+        input=takes,
+        outputs=gives,
+        temperature=1.0,
+        judgement=Judgement(
+            sha256="0" * 64,
+            tta="none",
+            top_k=2,
+            test=Score(accuracy=0.9, accuracy_low=0.8, accuracy_high=1.0, count=9),
+            sets=Limit(share=0.9, threshold=0.2),
+            unlike=Limit(share=0.01, threshold=0.1),
+        ),
+        calibration=None,
+        files={
+            format: store.describe_file(folder / store.FILES[format])
+            for format in ("onnx", "litert")
+        },
+        golden=[],
+        neighbours=store.Neighbours(
+            file=store.NEIGHBOURS, side=side, columns=columns, labels=(2 - channels).tolist()
+        ),
+    )
+    store.write_exported(folder, record)
+    _, observe = load_exported(folder / "model.onnx", 1)
+    (folder / store.GOLDEN).mkdir()
+    golden = []
+    for at in range(8):
+        image = random.integers(0, 100, (30, 40, 3))
+        image[..., at % 3] += (10, 150)[at % 2]  # one in doubt, one beyond
+        names = {"image": f"golden/{at}.png", "tensor": f"golden/{at}.npy"}
+        Image.fromarray(image.astype(np.uint8)).save(folder / names["image"])
+        pixels = decode((folder / names["image"]).read_bytes(), preprocess)
+        np.save(folder / names["tensor"], pixels)
+        seen = observe(pixels[None])
+        answer = {"probabilities": seen.probabilities[0].tolist()}
+        golden.append(store.Golden(**names, **answer, distance=float(seen.distance[0])))
+    store.write_exported(folder, record.model_copy(update={"golden": golden}))

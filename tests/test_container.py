@@ -20,7 +20,6 @@ from pathlib import Path
 
 import pytest
 from test_dvc_yaml import needed
-from test_serve import exported  # noqa: F401
 
 from bench.faults.cases import tree
 from bench.faults.requests import form_of
@@ -246,7 +245,7 @@ def wait_until_ready(process: subprocess.Popen, port: int) -> None:
     pytest.fail("the service does not get ready")
 
 
-def test_the_steps_of_the_dockerfile_make_a_service(place, exported, tmp_path):  # noqa: F811
+def test_the_steps_of_the_dockerfile_make_a_service(place, exported, tmp_path):
     built = Built(place, exported)
     assert built.bytes() < LIMIT_BYTES
     read_only(built.work)

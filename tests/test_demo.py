@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from factory import COLOUR_CLASSES, ROOT, colour_images
+from factory import EXPORTED_CLASSES, ROOT
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -24,15 +24,6 @@ from stages.errors import UserError
 from stages.images.decode import decode
 from stages.inference.answers import answers
 from stages.inference.exported import load_exported
-from stages.store.exported import (
-    Exported,
-    Golden,
-    Neighbours,
-    describe_file,
-    tensors,
-    write_exported,
-)
-from stages.store.model import Limit, load_reference, read_info, read_judgement
 
 CLASSIFY = """
 const [base64, done] = arguments;
@@ -42,80 +33,20 @@ loaded.then(() => backend.classify(new Blob([bytes(base64)])))
 
 
 @pytest.fixture(scope="session")
-def export(finished_job, tmp_path_factory):
-    """The folder of the exported model of the finished job."""
-    from stages.inference.convert import convert
-
-    job, folder = finished_job / "models/model.keras", tmp_path_factory.mktemp("export")
-    images = colour_images(np.arange(8) % 3, seed=5)
-    sizes = convert("onnx", job, "none", images, folder / "model.onnx")
-    info, judgement = read_info(job), read_judgement(job)
-    known = len(load_reference(job).trained)
-    side, columns = 32, 8
-    sprite = Image.new("RGB", (side * columns, side * -(-known // columns)))
-    for at, pixels in enumerate(colour_images(np.arange(known) % 3)):
-        place = at % columns * side, at // columns * side
-        sprite.paste(Image.fromarray(pixels).resize((side, side)), place)
-    sprite.save(folder / "neighbours.jpg")
-    takes, gives = tensors(info.shape, len(info.classes), sizes)
-    limits = {
-        "sets": Limit(share=0.9, threshold=0.05),
-        "unlike": Limit(share=0.01, threshold=0.001),
-    }
-    exported = Exported(
-        classes=info.classes,
-        preprocess=info.preprocess,
-        input=takes,
-        outputs=gives,
-        temperature=1.0,
-        judgement=judgement.model_copy(update=limits),
-        calibration=None,
-        files={"onnx": describe_file(folder / "model.onnx")},
-        golden=[],
-        neighbours=Neighbours(
-            file="neighbours.jpg",
-            side=side,
-            columns=columns,
-            labels=[at % 3 for at in range(known)],
-        ),
-    )
-    write_exported(folder, exported)
-    golden = write_golden(folder, [Image.fromarray(pixels).resize((40, 30)) for pixels in images])
-    write_exported(folder, exported.model_copy(update={"golden": golden}))
-    return folder
-
-
-def write_golden(folder: Path, images: list[Image.Image]) -> list[Golden]:
-    """What the model in `folder` makes of `images`, which are put there."""
-    exported, observe = load_exported(folder / "model.onnx")
-    (folder / "golden").mkdir()
-    golden = []
-    for at, image in enumerate(images):
-        names = {"image": f"golden/{at}.png", "tensor": f"golden/{at}.npy"}
-        image.save(folder / names["image"])
-        pixels = decode((folder / names["image"]).read_bytes(), exported.preprocess)
-        np.save(folder / names["tensor"], pixels)
-        seen = observe(pixels[None])
-        answer = {"probabilities": seen.probabilities[0].tolist()}
-        golden.append(Golden(**names, **answer, distance=float(seen.distance[0])))
-    return golden
-
-
-@pytest.fixture(scope="session")
-def written(export, tmp_path_factory):
+def written(exported, tmp_path_factory):
     """The folder in which the demo was written. Without its packages skipped, but for CI=true."""
     if not demo.RUNTIME.exists():
         missing = f"{demo.RUNTIME} is missing; make test installs it where there is npm"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     folder = tmp_path_factory.mktemp("demo")
-    write(folder, export)
+    write(folder, exported)
     return folder
 
 
-def write(folder: Path, export: Path) -> None:
+def write(folder: Path, exported: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(sys, "argv", ["demo", "--export", str(export)])
+        patch.setattr(sys, "argv", ["demo", "--export", str(exported)])
         demo.main()
 
 
@@ -130,9 +61,9 @@ def page(browser, written):
 
 
 @pytest.fixture(scope="session")
-def server(export):
+def server(exported):
     """The service over the exported model."""
-    with serving(export / "model.onnx") as server:
+    with serving(exported / "model.onnx") as server:
         yield server
 
 
@@ -170,13 +101,12 @@ def classify(page, data: bytes) -> dict:
     return done["answer"]
 
 
-def test_answers_are_those_of_predict(page, export):
-    exported, observe = load_exported(export / "model.onnx")
-    for golden in exported.golden:
-        data = (export / golden.image).read_bytes()
-        seen = observe(decode(data, exported.preprocess)[None])
-        judgement = exported.judgement
-        (expected,) = answers(seen, exported.classes, judgement, judgement.top_k)
+def test_answers_are_those_of_predict(page, exported):
+    model, observe = load_exported(exported / "model.onnx")
+    for golden in model.golden:
+        data = (exported / golden.image).read_bytes()
+        seen = observe(decode(data, model.preprocess)[None])
+        (expected,) = answers(seen, model.classes, model.judgement, model.judgement.top_k)
         answer = classify(page, data)
         shown = [(one["name"], one["probability"]) for one in answer["classes"]]
         assert [name for name, _ in shown] == [name for name, _ in expected.ranked]
@@ -187,7 +117,7 @@ def test_answers_are_those_of_predict(page, export):
         np.testing.assert_allclose(answer["heat"], seen.heat[0], atol=1e-4)
 
 
-def test_the_page_of_the_service_shows_what_it_answers(served, server, export):
+def test_the_page_of_the_service_shows_what_it_answers(served, server, exported):
     for at, button in enumerate(served.find_elements(By.CSS_SELECTOR, "#examples button")[:3]):
         button.click()
         WebDriverWait(served, 20).until(
@@ -195,7 +125,7 @@ def test_the_page_of_the_service_shows_what_it_answers(served, server, export):
                 text(page, "figcaption") == name and page.find_element(By.ID, "more").is_displayed()
             )
         )
-        data = (export / f"golden/{at}.png").read_bytes()
+        data = (exported / f"golden/{at}.png").read_bytes()
         _, _, found = server.ask("/predict", data, {"content-type": "image/png"})
         (answer,) = found["predictions"]
         assert answered(served) == [one["name"] for one in answer["classes"]]
@@ -226,28 +156,29 @@ def test_what_the_service_sends_of_its_page_is_in_no_need_of_anything_else(serve
     )
 
 
-def test_a_chosen_file_is_pictured_and_its_classes_are_listed_as_they_are(page, export, tmp_path):
+def test_a_chosen_file_is_pictured_and_its_classes_are_listed_as_they_are(page, exported, tmp_path):
     name = "<b>x & photo.png"
-    shutil.copyfile(export / "golden/0.png", tmp_path / name)
+    shutil.copyfile(exported / "golden/0.png", tmp_path / name)
     page.find_element(By.ID, "file").send_keys(str(tmp_path / name))
     classes = answered(page)
-    assert set(classes) <= set(COLOUR_CLASSES)
+    assert set(classes) <= set(EXPORTED_CLASSES)
     assert classes[0] in text(page, "#verdict")
     assert text(page, "figcaption") == name
     assert page.find_element(By.CSS_SELECTOR, "#picture img").get_property("naturalWidth") == 40
     assert page.find_elements(By.CSS_SELECTOR, "b, i, main script") == []
-    assert text(page, "#nearest .name") in COLOUR_CLASSES
+    assert text(page, "#nearest .name") in EXPORTED_CLASSES
 
 
-def test_the_nearest_training_images_are_those_of_the_answer(page, export):
+def test_the_nearest_training_images_are_those_of_the_answer(page, exported):
+    labels = load_exported(exported / "model.onnx")[0].neighbours.labels
     page.find_element(By.CSS_SELECTOR, "#examples button").click()
     answered(page)
-    nearest = classify(page, (export / "golden/0.png").read_bytes())["nearest"]
+    nearest = classify(page, (exported / "golden/0.png").read_bytes())["nearest"]
     thumbnails = page.find_elements(By.CLASS_NAME, "thumbnail")
     for number, thumbnail in zip(nearest, thumbnails, strict=True):
         place = f"{-(number % 8) * 96}px {-(number // 8) * 96}px"
         assert place in thumbnail.get_attribute("style")
-        assert COLOUR_CLASSES[number % 3] in thumbnail.accessible_name
+        assert EXPORTED_CLASSES[labels[number]] in thumbnail.accessible_name
     loaded = page.execute_script(
         "const image = new Image(); image.src = 'neighbours.jpg';"
         "return image.decode().then(() => true)"
@@ -270,7 +201,7 @@ def test_heat_lies_over_the_picture_where_the_class_is_seen(which, request, tmp_
     pixels[:, 80:, 0] = 250  # what is reddest speaks for red
     (tmp_path / "part.png").write_bytes(saved(pixels))
     page.find_element(By.ID, "file").send_keys(str(tmp_path / "part.png"))
-    (red, *_) = COLOUR_CLASSES
+    *_, red = EXPORTED_CLASSES
     assert answered(page)[0] == red
     canvas, toggle = (page.find_element(By.CSS_SELECTOR, f"#{name}") for name in ("heat", "toggle"))
     assert not canvas.is_displayed()
@@ -289,8 +220,8 @@ def test_heat_lies_over_the_picture_where_the_class_is_seen(which, request, tmp_
 
 
 @pytest.mark.parametrize("way", ["paste", "drop"])
-def test_an_image_can_be_pasted_or_dropped(page, export, way):
-    data = base64.b64encode((export / "golden/1.png").read_bytes()).decode()
+def test_an_image_can_be_pasted_or_dropped(page, exported, way):
+    data = base64.b64encode((exported / "golden/1.png").read_bytes()).decode()
     page.execute_script(
         """
         const [base64, way] = arguments, transfer = new DataTransfer();
@@ -388,8 +319,8 @@ def test_the_page_takes_nothing_from_elsewhere(page, written):
         assert source == "data:," or (written / "reports/demo" / source).is_file()
 
 
-def test_the_same_model_gives_the_same_bytes(written, export, tmp_path):
-    write(tmp_path, export)
+def test_the_same_model_gives_the_same_bytes(written, exported, tmp_path):
+    write(tmp_path, exported)
     files = sorted((written / "reports/demo").iterdir())
     assert [file.name for file in files] == sorted(os.listdir(tmp_path / "reports/demo"))
     for file in files:
@@ -404,8 +335,8 @@ def test_the_same_model_gives_the_same_bytes(written, export, tmp_path):
         (lambda folder: (folder / "model.onnx").write_bytes(b"other"), "its bytes are not those"),
     ],
 )
-def test_what_cannot_be_written_leaves_the_earlier_page(written, export, tmp_path, damage, said):
-    shutil.copytree(export, tmp_path / "export")
+def test_what_cannot_be_written_leaves_the_earlier_page(written, exported, tmp_path, damage, said):
+    shutil.copytree(exported, tmp_path / "export")
     shutil.copytree(written / "reports", tmp_path / "reports")
     before = sorted(os.listdir(tmp_path / "reports/demo"))
     damage(tmp_path / "export")
@@ -415,10 +346,10 @@ def test_what_cannot_be_written_leaves_the_earlier_page(written, export, tmp_pat
     assert os.listdir(tmp_path / "reports") == ["demo"]
 
 
-def test_without_the_packages_of_npm_one_line_says_what_to_do(export, tmp_path, monkeypatch):
+def test_without_the_packages_of_npm_one_line_says_what_to_do(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "RUNTIME", tmp_path)
     with pytest.raises(UserError, match="make demo installs it"):
-        write(tmp_path, export)
+        write(tmp_path, exported)
 
 
 def test_every_package_of_npm_is_checked_and_no_registry_is_named():

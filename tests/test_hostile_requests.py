@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from test_serve import exported  # noqa: F401
 
 from bench.faults.cases import ACCEPTED, REJECTED
 from bench.faults.requests import (
@@ -33,7 +32,7 @@ SECONDS = 15  # until a request has to have come to an end; the service's own li
 
 @pytest.fixture(scope="module")
 def service(
-    exported,  # noqa: F811
+    exported,
     tmp_path_factory,
 ):
     limits = ["--idle", "1", "--seconds", "2"]

@@ -14,12 +14,12 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
 import psutil
 import pytest
+from factory import EXPORTED_CLASSES, EXPORTED_SHAPE, ROOT
 from PIL import Image
 
 from stages import serve
@@ -27,104 +27,11 @@ from stages.errors import UserError
 from stages.serving.app import create_app
 from stages.serving.settings import Settings
 
-ROOT = Path(__file__).parent.parent
-CLASSES = ["blue", "green", "<red>"]
-SHAPE = (12, 10, 3)
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory):
-    """The folder of a small model, exported to ONNX and LiteRT in a process of its own each."""
-    folder = tmp_path_factory.mktemp("export")
-    subprocess.run(
-        [sys.executable, __file__, str(folder)],
-        check=True,
-        cwd=ROOT,
-        env=_env(),
-        capture_output=True,
-    )
-    return folder
+_, GREEN_NAME, RED_NAME = EXPORTED_CLASSES
 
 
 def _env(**more):
     return os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"} | more
-
-
-def make(folder):
-    """Export a net that tells images by their strongest colour."""
-    import keras
-
-    from stages.inference.convert import convert
-    from stages.inference.exported import load_exported
-    from stages.parameters.pixels import Preprocessing
-    from stages.store import exported as store
-    from stages.store.model import Judgement, Limit, ModelInfo, Reference, Score, save_model
-
-    layers = [
-        keras.Input(SHAPE, dtype="uint8"),
-        keras.layers.Rescaling(1 / 25),
-        keras.layers.GlobalAveragePooling2D(),
-        keras.layers.Dense(3, activation="softmax"),
-    ]
-    model = keras.Sequential(layers)
-    model.layers[-1].set_weights([np.eye(3)[::-1], np.zeros(3)])
-    preprocess = Preprocessing(size=list(SHAPE[:2]), color="rgb", interpolation="area")
-    random = np.random.default_rng(0)
-    known = (np.eye(3)[np.arange(30) % 3] * 9 + random.normal(0, 0.3, (30, 3))).astype(np.float16)
-    info = ModelInfo(classes=CLASSES, shape=SHAPE, preprocess=preprocess)
-    save_model(model, folder / "model.keras", info, Reference(known, known))
-    pixels = random.integers(0, 256, (2, *SHAPE), np.uint8)
-    for format in ("onnx", "litert"):
-        file = folder / store.FILES[format]
-        sizes = convert(format, folder / "model.keras", "none", pixels, file)
-    score = Score(accuracy=0.9, accuracy_low=0.8, accuracy_high=1.0, count=9)
-    judgement = Judgement(
-        sha256="0" * 64,
-        tta="none",
-        top_k=2,
-        test=score,
-        sets=Limit(share=0.9, threshold=0.2),
-        unlike=Limit(share=0.01, threshold=0.1),
-    )
-    takes, gives = store.tensors(SHAPE, 3, sizes)
-
-    def write(golden):
-        store.write_exported(
-            folder,
-            store.Exported(
-                classes=CLASSES,
-                preprocess=preprocess,
-                input=takes,
-                outputs=gives,
-                temperature=1.0,
-                judgement=judgement,
-                calibration=None,
-                files={
-                    format: store.describe_file(folder / store.FILES[format])
-                    for format in ("onnx", "litert")
-                },
-                golden=golden,
-                neighbours=None,
-            ),
-        )
-
-    write([])
-    (folder / "golden").mkdir()
-    _, observe = load_exported(folder / "model.onnx", 1)
-    seen = observe(pixels)
-    golden = []
-    for at, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"golden/{at}.png")
-        np.save(folder / f"golden/{at}.npy", image)
-        golden.append(
-            store.Golden(
-                image=f"golden/{at}.png",
-                tensor=f"golden/{at}.npy",
-                probabilities=seen.probabilities[at].tolist(),
-                distance=float(seen.distance[at]),
-            )
-        )
-    write(golden)
 
 
 class Server:
@@ -221,9 +128,9 @@ def test_an_image_is_classified(server):
     (prediction,) = found["predictions"]
     assert status == 200
     assert prediction["file"] is None
-    assert best(prediction) == "<red>"
+    assert best(prediction) == RED_NAME
     assert len(prediction["classes"]) == 2  # as many as evaluate's top_k
-    assert prediction["set"] == ["<red>"]
+    assert prediction["set"] == [RED_NAME]
     assert prediction["unlike"] is False
     assert [at % 3 for at in prediction["nearest"]] == [0, 0, 0]  # of the reference, those are red
     assert "heat" not in prediction
@@ -238,7 +145,7 @@ def test_where_the_class_is_seen_is_told_if_asked_for(server):
     picture.save(file, "PNG")
     _, _, found = server.ask("/predict?heat=true", file.getvalue(), PNG)
     heat = np.array(found["predictions"][0]["heat"])
-    assert heat.shape == SHAPE[:2]
+    assert heat.shape == EXPORTED_SHAPE[:2]
     np.testing.assert_allclose(heat[:, :5], 1)
     np.testing.assert_allclose(heat[:, 5:], 0.36)  # 90 / 250
     assert "heat" not in server.ask("/predict?heat=false", image(), PNG)[2]["predictions"][0]
@@ -252,8 +159,8 @@ def test_several_files_are_answered_in_their_order_each_by_its_name(server):
     status, _, found = server.ask("/predict", *form(*zip(names, contents, strict=True)))
     first, second, third, fourth = found["predictions"]
     assert status == 200
-    assert (first["file"], best(first)) == ("a.jpg", "green")
-    assert (second["file"], best(second)) == ("../../etc/x\\u202e.png", "<red>")
+    assert (first["file"], best(first)) == ("a.jpg", GREEN_NAME)
+    assert (second["file"], best(second)) == ("../../etc/x\\u202e.png", RED_NAME)
     assert third == {"file": "c.png", "error": "not an image"}
     assert fourth["unlike"] is True
 
@@ -263,7 +170,7 @@ def test_json_with_base64_is_answered_alike(server):
     body = json.dumps({"images": images}).encode()
     status, _, found = server.ask("/predict", body, JSON)
     first, second, third = found["predictions"]
-    assert (status, best(first), best(third)) == (200, "green", "<red>")
+    assert (status, best(first), best(third)) == (200, GREEN_NAME, RED_NAME)
     assert second == {"file": None, "error": "not base64"}
 
 
@@ -351,7 +258,7 @@ def infer(server, request, tensors=b"", **headers):
 @pytest.fixture
 def pixels():
     """Three images of the size that the model takes."""
-    return np.random.default_rng(2).integers(0, 256, (3, *SHAPE), np.uint8)
+    return np.random.default_rng(2).integers(0, 256, (3, *EXPORTED_SHAPE), np.uint8)
 
 
 def tensor(pixels, **more):
@@ -372,7 +279,9 @@ def test_server_and_model_tell_what_they_are(server):
     assert server.ask("/v2/models/model/ready")[2] == {"name": "model", "ready": True}
     model = server.ask("/v2/models/model")[2]
     assert (model["name"], model["platform"]) == ("model", "onnx_onnxv1")
-    assert model["inputs"] == [{"name": "images", "datatype": "UINT8", "shape": [-1, *SHAPE]}]
+    assert model["inputs"] == [
+        {"name": "images", "datatype": "UINT8", "shape": [-1, *EXPORTED_SHAPE]}
+    ]
     assert model["outputs"][0] == {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}
     status, _, found = server.ask("/v2/models/other")
     assert (status, found) == (404, {"error": "there is one model here, model"})
@@ -428,8 +337,8 @@ def test_image_files_are_elements_of_bytes(server):
     [
         ({"name": "pixels"}, "the model has one input, images"),
         ({"shape": [1, 2, 3, 3]}, "images must be UINT8 of shape [-1, 12, 10, 3]"),
-        ({"shape": [2**63, *SHAPE]}, "images, where 64 are taken"),
-        ({"shape": [-1, *SHAPE]}, "the request has no images"),
+        ({"shape": [2**63, *EXPORTED_SHAPE]}, "images, where 64 are taken"),
+        ({"shape": [-1, *EXPORTED_SHAPE]}, "the request has no images"),
         ({"shape": []}, "inputs.0.shape: List should have at least 1 item"),
         ({"datatype": "FP32"}, "images must be UINT8"),
         ({"datatype": "BYTES", "shape": [1], "data": ["?"]}, "element 0 of images: not base64"),
@@ -480,7 +389,7 @@ def test_health_figures_and_description_are_there(server):
     assert re.search(
         r'^http_requests_total\{method="POST",route="/predict",status="200"\} \d', figures, re.M
     )
-    assert 'images_predicted_total{class="<red>"}' in figures
+    assert f'images_predicted_total{{class="{RED_NAME}"}}' in figures
     assert "/nothing/1" not in figures  # what clients invent makes no series
     document = server.ask("/openapi.json")[2]
     assert document["openapi"] == "3.1.0"
@@ -531,7 +440,7 @@ def test_what_is_too_large_is_refused_and_the_next_is_answered(strict):
     assert found["predictions"][0]["error"] == (
         "too large: 1001 x 1000 pixels, where 1,000,000 are taken; save it smaller"
     )
-    assert best(found["predictions"][1]) == "<red>"
+    assert best(found["predictions"][1]) == RED_NAME
     status, _, found = strict.ask("/predict", bytes(200_001), PNG)
     assert (status, found["error"]) == (413, "the request has more than 200,000 bytes")
     status, _, found = strict.ask("/predict", *form(*[("a", image())] * 4))
@@ -689,11 +598,7 @@ def test_a_model_that_answers_otherwise_than_where_it_was_exported_is_not_served
     exported, tmp_path
 ):
     folder = shutil.copytree(exported, tmp_path / "other")
-    Image.new("RGB", SHAPE[1::-1], (9, 9, 250)).save(folder / "golden/1.png")
+    Image.new("RGB", EXPORTED_SHAPE[1::-1], (9, 9, 250)).save(folder / "golden/1.png")
     with pytest.raises(UserError, match=r"golden/1\.png differs by") as caught:
         create_app(Settings(folder / "model.onnx"))
     assert "gives another answer here than where it was exported" in str(caught.value)
-
-
-if __name__ == "__main__":
-    make(Path(sys.argv[1]))
