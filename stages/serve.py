@@ -140,10 +140,15 @@ def _listen(host: str, port: int) -> socket.socket:
         opened = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise UserError(
-            f"cannot listen at {host} port {port}: {error.strerror}; take another --port"
+            f"cannot listen at {host} port {port}: {_reason(error)}; take another --port"
         ) from None
     opened.set_inheritable(True)
     return opened
+
+
+def _reason(error: OSError) -> str:
+    """What the system says; asyncio and socket say the address again, in their own words."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
 
 
 def _options() -> argparse.Namespace:

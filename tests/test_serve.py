@@ -583,7 +583,10 @@ def test_workers_count_together_and_are_replaced(exported):
         (["--queue", "0"], "argument --queue: 0 is not a whole number of at least 1"),
         (["--seconds", "nan"], "argument --seconds: nan is no number of seconds above 0"),
         (["--port", "99999"], "argument --port: 99999 is no port, 0 to 65535"),
-        (["--host", "192.0.2.1"], "cannot listen at 192.0.2.1 port 8000: Cannot assign"),
+        (
+            ["--host", "192.0.2.1"],
+            "cannot listen at 192.0.2.1 port 8000: Cannot assign requested address; take another",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(exported, monkeypatch, arguments, message):
