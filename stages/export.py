@@ -52,6 +52,7 @@ PROCESSES = 2  # formats at a time; each takes TensorFlow's memory and a few tim
 GOLDEN_IMAGES = 8
 SIDES = (32, 48, 64)  # of a thumbnail: whole blocks of JPEG, which mix no two thumbnails
 ENDINGS = {"jpeg": "jpg"}
+ROUNDED = {"litert_float16", "litert_int8"}  # weights that are not those of the Keras model
 TEMPLATE = Path(__file__).with_name("export.md.j2")
 
 
@@ -262,7 +263,8 @@ def readme(exported: Exported) -> str:
     )
     environment.filters["md"] = markdown
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(model=exported, test=exported.judgement.test)
+    rounded = [name for name in exported.files if name in ROUNDED]
+    return template.render(model=exported, test=exported.judgement.test, rounded=rounded)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import csv
 import hashlib
+import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -249,17 +251,64 @@ def test_thumbnails_are_the_images_that_nearest_counts(job):
 
 
 def test_a_second_export_gives_the_same_bytes(job, tmp_path, monkeypatch):
-    monkeypatch.chdir(job)
-    rows, model = image_set(job, "train").images(0, 20), Path("models/model.keras")
-    made = {}
-    for number in range(2):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        export.convert_all(["onnx", "litert_int8"], model, "flip", rows, folder)
-        made[number] = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert made[0] == made[1]
-    # Also beside other formats, and as the stage itself made it.
-    assert made[0]["model.onnx"] == (job / "models/export/model.onnx").read_bytes()
+    """Also beside other formats."""
+    for folder in ("data", "models", "reports"):
+        shutil.copytree(job / folder, tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    again = SETTINGS["export"] | {"formats": ["litert_int8", "onnx"]}
+    Path("params.yaml").write_text(yaml.safe_dump(SETTINGS | {"export": again}), encoding="utf-8")
+    export.main()
+    made = sorted(path for path in Path("models/export").rglob("*") if path.is_file())
+    assert len(made) == len(list((job / "models/export").rglob("*.*"))) - 1  # model.tflite
+    for path in made:
+        if path.name not in ("model.json", "README.md"):  # which name the formats
+            assert path.read_bytes() == (job / path).read_bytes(), path
+    first, second = (
+        json.loads((folder / "reports/parity.json").read_text(encoding="utf-8"))
+        for folder in (job, tmp_path)
+    )
+    assert second == {name: first[name] for name in again["formats"]}
+
+
+def covered(source: int, target: int) -> np.ndarray:
+    """Shares (target, source) of `source` pixels in each of `target` equal parts."""
+    edges = np.arange(target + 1)[:, None] * source / target
+    ends = np.clip(edges, np.arange(source), np.arange(source) + 1)
+    return np.diff(ends, axis=0) * target / source
+
+
+def as_the_readme_says(pixels: np.ndarray, text: str, size: tuple[int, int]) -> np.ndarray:
+    """What a stranger makes of its words: uint8 (h, w, 3) resized to `size`, whole levels."""
+    (height, width), (rows, columns), image = size, pixels.shape[:2], Image.fromarray(pixels)
+    if "`area`" not in text:
+        name = re.search(r"is Pillow's ([A-Z]+)", text)[1]
+        return np.asarray(image.resize((width, height), Image.Resampling[name]))
+    if min(rows / height, columns / width) >= 1:
+        name = "BOX" if min(rows / height, columns / width) >= 1.5 else "BILINEAR"
+        return np.asarray(image.resize((width, height), Image.Resampling[name]))
+    smaller = image.resize((min(width, columns), min(height, rows)), Image.Resampling.BOX)
+    found = np.asarray(smaller, float)
+    if height > rows:
+        found = np.einsum("or,rwc->owc", covered(rows, height), found)
+    if width > columns:
+        found = np.einsum("oc,hcd->hod", covered(columns, width), found)
+    return np.rint(found)
+
+
+@pytest.mark.parametrize("interpolation", ["area", "nearest", "bilinear", "bicubic", "lanczos"])
+def test_who_follows_the_readme_gets_the_same_pixels(job, interpolation):
+    model, _ = read_exported(job / "models/export/model.onnx")
+    random = np.random.default_rng(3)
+    for rows, columns in ((48, 64), (28, 30), (26, 64), (9, 11), (9, 64), (60, 20)):
+        settings = {"size": [20, 24], "color": "rgb", "resize": "stretch"}
+        preprocess = Preprocessing(**settings, interpolation=interpolation)
+        text = export.readme(model.model_copy(update={"preprocess": preprocess}))
+        assert f"by `{interpolation}`" in text
+        pixels = random.integers(64, 192, (rows, columns, 3), np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        tensor = decode(file.getvalue(), preprocess).astype(int)
+        assert np.abs(tensor - as_the_readme_says(pixels, text, (20, 24))).max() <= 1
 
 
 def test_nothing_is_exported_where_no_format_is_asked_for(tmp_path, monkeypatch, capsys):
@@ -297,15 +346,18 @@ def test_a_converter_that_fails_is_one_line(job, tmp_path, monkeypatch, error, m
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "output", "heat"),
+    ("name", "settings", "output", "tta", "heat"),
     [
-        ("speednet", {}, "softmax", None),
-        ("binary_photo", {}, "sigmoid", None),
-        ("gap", {"filters": 6}, "sigmoid", (6, 6)),
-        ("backbone", {"network": "MobileNetV2"}, "softmax", (1, 1)),
+        ("speednet", {}, "softmax", "flip", None),
+        ("binary_photo", {}, "sigmoid", "flip_shift", None),
+        ("gap", {"filters": 6}, "sigmoid", "flip_shift", (6, 6)),
+        # Six views of so many layers are six times as long to convert.
+        ("backbone", {"network": "MobileNetV2"}, "softmax", "none", (1, 1)),
     ],
 )
-def test_an_architecture_is_the_same_function_after_export(name, settings, output, heat, tmp_path):
+def test_an_architecture_is_the_same_function_after_export(
+    name, settings, output, tta, heat, tmp_path
+):
     from stages.inference.convert import convert
     from stages.training.job import Deployable
 
@@ -318,7 +370,7 @@ def test_an_architecture_is_the_same_function_after_export(name, settings, outpu
     adapt_model(name, deployable.net, images)
     fast = folded(deployable.model)
     trained = observer(fast)(images[:3]).features.astype(np.float16)
-    graph = graph_of(fast, "flip_shift", trained, heat=True)
+    graph = graph_of(fast, tta, trained, heat=True)
     expected = Seen.of({name: part.numpy() for name, part in graph(images).items()})
     info = ModelInfo(
         classes=["a", "b"], shape=(32, 32, 3), preprocess=Preprocessing(size=[32, 32], color="rgb")
@@ -326,7 +378,7 @@ def test_an_architecture_is_the_same_function_after_export(name, settings, outpu
     save_model(deployable.model, tmp_path / "model.keras", info, Reference(trained, trained))
     for format in FLOAT:
         path = tmp_path / FILES[format]
-        sizes = convert(format, tmp_path / "model.keras", "flip_shift", images, path)
+        sizes = convert(format, tmp_path / "model.keras", tta, images, path)
         assert sizes == (trained.shape[1], heat)
         exported = as_exported(tmp_path, info, sizes, format)
         write_exported(tmp_path, exported)
@@ -491,6 +543,8 @@ def test_a_model_without_its_folder_is_one_line(copied):
         (change("classes", ["a", "b"]), "not those of these classes"),
         (change("golden", [{"image": "../../x", "tensor": "golden/0.npy"}]), r"golden\.0\.image"),
         (change("neighbours", {"file": "/etc/passwd"}), "neighbours"),
+        (lambda record: record["neighbours"]["labels"].append(3), "a label that is no class"),
+        (lambda record: record["golden"][1]["probabilities"].pop(), "fewer probabilities"),
         (change("files", {"onnx": {"file": "../model.onnx"}}), r"files\.onnx\.file"),
         (change("files", {}), r"it does not know model\.onnx"),
         (change("more", 1), "more"),

@@ -106,6 +106,10 @@ class Exported(_Record):
             raise ValueError("input and outputs are not those of these classes and this size")
         if any(one.file != FILES[name] for name, one in self.files.items()):
             raise ValueError("a file has another name than that of its format")
+        if any(len(one.probabilities) != len(self.classes) for one in self.golden):
+            raise ValueError("a golden image has more or fewer probabilities than classes")
+        if self.neighbours and not set(self.neighbours.labels) <= set(range(len(self.classes))):
+            raise ValueError("a neighbour has a label that is no class")
         return self
 
     @property
