@@ -72,7 +72,8 @@ def exported(recipe: str, archive: Path | None, epochs: int | None) -> dict:
             seconds = run_stage("export", folder).seconds
             runs.append(hashes(folder))
             print(f"  export, {seconds:.0f} s", flush=True)
-        parity = json.loads((folder / PARITY).read_text(encoding="utf-8"))
+        summary = json.loads((folder / PARITY).read_text(encoding="utf-8"))
+        parity = {name: of["figures"][0] for name, of in summary.items()}
         times = json.loads((folder / TIMES).read_text(encoding="utf-8"))["export"]
     differ = sorted(name for name in runs[0] | runs[1] if runs[0].get(name) != runs[1].get(name))
     speeds = {name: times[name] for name in ("keras", *parity)}

@@ -19,6 +19,7 @@ from stages.errors import UserError, run
 from stages.files import EVALUATION, EXPORT, INDEX, MODEL, PARITY, PROCESSED, RAW, SPLITS, TIMES
 from stages.images.decode import decode
 from stages.inference.seen import Sizes
+from stages.metrics.paired import summary
 from stages.parameters.export import Export, Format
 from stages.parameters.section import read_settings
 from stages.progress import progress
@@ -115,7 +116,7 @@ def export(outputs: Outputs) -> dict[str, dict[str, float]]:
     with made_by("evaluate", EVALUATION):
         expected = np.load(EVALUATION / "probabilities.npy", mmap_mode="r")
     parity, times = prove(folder, exported, MODEL, RAW, test, expected, settings.limits)
-    proof.write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
+    proof.write_text(json.dumps(summary(parity), indent=2) + "\n", encoding="utf-8")
     return times
 
 

@@ -25,7 +25,14 @@ hypothesis.settings.load_profile("repeatable")
 
 # Files of which one takes half a minute or more, the longest first: `make test` gives each worker
 # the next file that is left, and a long one at the end would keep a single core busy.
-LONG = ("test_pipeline", "test_train", "test_recipes", "test_faults", "test_evaluate")
+LONG = (
+    "test_pipeline",
+    "test_train",
+    "test_export",
+    "test_recipes",
+    "test_faults",
+    "test_evaluate",
+)
 
 
 def pytest_collection_modifyitems(items):

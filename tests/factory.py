@@ -17,7 +17,7 @@ from stages.files import (
     SPLIT_COLUMNS,
 )
 from stages.images.decode import decode
-from stages.metrics.paired import mcnemar
+from stages.metrics.paired import mcnemar, summary
 from stages.parameters.pixels import PixelSettings, Preprocessing
 from stages.store.features import write_embedding
 from stages.store.processed import Dataset
@@ -149,7 +149,7 @@ def write_colour_job(
     write_table(folder / LEARNING_CURVE, LEARNING_CURVE_COLUMNS, [])
     (folder / "reports/data.json").write_text(json.dumps({"images": counts}))
     parity = exported_figures(test, broken=2)
-    (folder / PARITY).write_text(json.dumps({"litert_int8": parity} if test else {}))
+    (folder / PARITY).write_text(json.dumps(summary({"litert_int8": parity} if test else {})))
     twins = [f"{number:02x}{0:014x}" for number in (2, 0)] if test else []
     near = ("near-duplicate", "<i>copy</i>.jpg", classes[0], "test")
     near += ("train/0.jpg", classes[0], "train", "0.0012", "", *twins)

@@ -11,12 +11,20 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from factory import COLOUR_CLASSES, ROOT, colour_images, colour_model, write_colour_job
+from factory import (
+    COLOUR_CLASSES,
+    ROOT,
+    colour_images,
+    colour_model,
+    exported_figures,
+    write_colour_job,
+)
 
 from stages import evaluate
 from stages.errors import UserError
 from stages.inference.explain import grad_cam, last_convolution, layer_table
 from stages.inference.probabilities import probabilities
+from stages.metrics.paired import summary
 from stages.store.names import markdown
 
 
@@ -488,11 +496,14 @@ def test_the_first_screen_of_dvcs_table_shows_an_experiment_its_accuracy_and_its
     metrics = [
         name for stage in stages.values() for out in stage.get("metrics", []) for name in out
     ]
-    assert metrics == ["reports/metrics.json"]
+    # After those of the test images those of the exported models, which come of another stage.
+    assert metrics == ["reports/metrics.json", "reports/parity.json"]
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"metrics": metrics}))
     (tmp_path / "reports").mkdir()
-    for name in ("params.yaml", *metrics):
+    for name in ("params.yaml", metrics[0]):
         shutil.copy(finished_job / name, tmp_path / name)
+    parity = {name: exported_figures(30, broken=0) for name in ("onnx", "litert")}
+    (tmp_path / metrics[1]).write_text(json.dumps(summary(parity)))
     call("git", "init", "--quiet")
     call("git", "config", "user.email", "a@example.org")
     call("git", "config", "user.name", "A")
@@ -508,6 +519,8 @@ def test_the_first_screen_of_dvcs_table_shows_an_experiment_its_accuracy_and_its
         for name in figures[side].keys() - {"count", "base_rate", "accuracy_interval"}:
             figures[side][name] = round(figures[side][name] / 1.234567, 6)
     (tmp_path / metrics[0]).write_text(json.dumps(figures))
+    parity = {name: of | {"accuracy": 0.3, "bytes": 9} for name, of in parity.items()}
+    (tmp_path / metrics[1]).write_text(json.dumps(summary(parity)))
     call(sys.executable, "-m", "dvc", "exp", "save", "--quiet", "--name", "search-001")
 
     table = call(sys.executable, "-m", "dvc", "exp", "show", "--only-changed").splitlines()

@@ -113,7 +113,8 @@ def test_parity_is_told_of_each_format_on_all_test_images(job):
     test = image_set(job, "test")
     expected = np.load(job / "reports/evaluation/probabilities.npy")
     assert list(found) == FORMATS
-    for name, of in found.items():
+    for name, told in found.items():
+        (of,) = told["figures"]
         path = job / "models/export" / FILES[name]
         _, observe = load_exported(path)
         answers = observe(test.images()).probabilities
@@ -122,7 +123,9 @@ def test_parity_is_told_of_each_format_on_all_test_images(job):
         assert of["bytes"] == path.stat().st_size
         assert of["count"] == len(test)
         assert of["accuracy"] == pytest.approx(right.mean(), abs=1e-6)
-        assert of["agreement"] == pytest.approx(same.mean(), abs=1e-6)
+        assert told["agreement"] == of["agreement"] == pytest.approx(same.mean(), abs=1e-6)
+        change = right.mean() - (expected.argmax(axis=1) == test.labels).mean()
+        assert told["accuracy_change"] == pytest.approx(change, abs=1e-6)
         difference = np.abs(answers.astype(float) - expected).max()
         assert of["largest_difference"] == pytest.approx(difference, rel=0.01, abs=1e-6)
     times = json.loads((job / "reports/timing.json").read_text(encoding="utf-8"))["export"]

@@ -18,6 +18,7 @@ from factory import exported_figures
 from PIL import Image
 
 from stages.errors import UserError
+from stages.metrics.paired import summary
 from stages.parameters.pixels import Preprocessing
 from stages.review import __main__ as review
 from stages.store.processed import Dataset, Shards
@@ -274,7 +275,7 @@ def test_changed_metrics_settings_and_code_are_listed(project):
 
 
 def exported(project, **formats):
-    project.write("reports/parity.json", json.dumps(formats))
+    project.write("reports/parity.json", json.dumps(summary(formats)))
 
 
 def test_exported_formats_are_told_where_they_changed(project):

@@ -54,8 +54,8 @@ def prove(
     """Compare the formats in `folder`, of which `exported` tells, with the Keras file `model`.
 
     `expected` float32 (n, classes) are the answers that evaluate got from it for the images `test`,
-    whose files are in `raw`. Returns what reports/parity.json has, and how fast each format and
-    Keras are. Raises `UserError` for a format past `limits`.
+    whose files are in `raw`. Returns the figures of each format, and how fast each and Keras are.
+    Raises `UserError` for a format past `limits`.
     """
     # First: where LiteRT is not installed, a format of it runs by what TensorFlow has.
     keras = classifier(folded(load_model(model)[0]), exported.judgement.tta)

@@ -7,6 +7,7 @@ algorithms"). The bootstrap interval says how large the change is.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -100,3 +101,19 @@ class Comparison:
         counts = {"broken": self._broken, "fixed": self._fixed}
         p_value = {"mcnemar_p": mcnemar(self._fixed, self._broken)}
         return rounded(shares) | differences | counts | rounded(p_value) | {"count": self._count}
+
+
+def summary(parity: dict[str, Scores]) -> dict[str, dict[str, Any]]:
+    """What reports/parity.json has of the figures `parity` of each format.
+
+    DVC's tables show the two numbers that change only where an export is not like the model; what
+    stands in a list they leave out, so that it pushes nothing else off the screen.
+    """
+    return {
+        name: {
+            "agreement": of["agreement"],
+            "accuracy_change": round((of["fixed"] - of["broken"]) / of["count"], 6),
+            "figures": [of],
+        }
+        for name, of in parity.items()
+    }

@@ -172,6 +172,7 @@ def read_results(
         places |= _find(suspects, ("id", "nearest_given", "nearest_suggested"), everything)
     with made_by("export", folder / PARITY):
         parity = _read_json(folder / PARITY) if (folder / PARITY).exists() else {}
+        parity = {name: of["figures"][0] for name, of in parity.items()}
     with made_by("evaluate", folder / PREDICTIONS):
         told = read_table(folder / PREDICTIONS, ["id", *TRUST_COLUMNS])
         if told["id"].to_pylist() != test.ids.tolist():

@@ -101,7 +101,7 @@ def read_revision(folder: Path, name: str) -> Revision:
             data=data,
             issues=_read_issues(folder / DATA_ISSUES, data.get("rejects", {})),
             model=model,
-            parity=_scores(_read_json(folder / PARITY)),
+            parity={name: of["figures"][0] for name, of in _read_json(folder / PARITY).items()},
             timing=read_times(folder / TIMES, model),
             predictions=_read_predictions(folder / PREDICTIONS),
             images=_read_images(folder / SPLITS),
