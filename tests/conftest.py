@@ -40,6 +40,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: [item.path.name != name for name in names])
 
 
+@pytest.fixture(autouse=True)
+def _same_folder():
+    """A test that leaves the process in another folder fails, and not one of those after it."""
+    before = os.getcwd()
+    yield
+    after = os.getcwd()
+    os.chdir(before)
+    assert after == before
+
+
 @pytest.fixture(scope="session")
 def finished_job(tmp_path_factory):
     """A folder in which evaluate and plot have run on a small job with an extra set.

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 
 import pytest
+from factory import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -261,6 +262,7 @@ def attack(path) -> str:
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", ATTACK, path],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
         check=True,

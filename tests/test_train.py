@@ -117,7 +117,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
         train.main()
     assert not (folder / "models/model.keras").exists()
     monkeypatch.undo()
-    os.chdir(folder)
+    monkeypatch.chdir(folder)
     train.main()
     assert outputs(folder) == uninterrupted
 
@@ -174,7 +174,7 @@ def test_a_changed_setting_starts_afresh(workspace, monkeypatch, capsys):
     with pytest.raises(Unplugged):
         train.main()
     monkeypatch.undo()
-    os.chdir(folder)
+    monkeypatch.chdir(folder)
     set_parameters(folder, train={"epochs": 2, "seed": 1})
     train.main()
     shown = capsys.readouterr().out
@@ -541,7 +541,7 @@ def test_a_resumed_training_is_profiled_too(workspace, monkeypatch):
     with pytest.raises(Unplugged):
         train.main()
     monkeypatch.undo()
-    os.chdir(folder)
+    monkeypatch.chdir(folder)
     shutil.rmtree(folder / "reports/tensorboard")
     train.main()
     assert list((folder / "reports/tensorboard").rglob("*.xplane.pb"))
