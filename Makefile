@@ -19,7 +19,7 @@ BASE ?= main
 TRIALS ?= 20
 SPACE ?= stages/search.yaml
 
-.PHONY: repro recipe test demo cloud review search bench lint format lock clean
+.PHONY: repro recipe test demo cloud export review search serve bench lint format lock clean
 
 repro: $(VENV)/.installed
 	dvc repro
@@ -27,9 +27,10 @@ repro: $(VENV)/.installed
 recipe: $(VENV)/.installed
 	@python -m stages.recipe $(if $(NAME),"$(NAME)") $(if $(filter-out 0,$(FORCE)),--force)
 
-# Without npm the tests of what it installs are skipped, except under CI=true.
+# Without npm the tests of what it installs are skipped, except under CI=true. Each worker takes some
+# 2 GB. A file of tests stays with one, as the tests of a file share what they work on.
 test: $(VENV)/.installed-dev $(if $(shell command -v npm 2>/dev/null),$(VENV)/.installed-node)
-	pytest
+	pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 demo: $(VENV)/.installed $(VENV)/.installed-node
 	python -m stages.demo

@@ -79,7 +79,7 @@ def main() -> None:
                 seconds = frozen_seconds(project, outcome, arguments.epochs)
             peers[name] = {
                 "accuracy": found,
-                "train_seconds": outcome.stages["train"],
+                "train_seconds": seconds,
                 "mcnemar_p": round(
                     mcnemar(int((right & ~others).sum()), int((others & ~right).sum())), 3
                 ),

@@ -49,6 +49,7 @@ EVALUATION = Path("reports/evaluation")
 
 # export
 EXPORT = Path("models/export")
+PARITY = Path("reports/parity.json")  # how far each exported model is from the trained one
 
 # plot
 PLOTS = Path("reports/plots")

@@ -9,8 +9,11 @@ Nothing of a library becomes garbage, so no search for it walks through TensorFl
 import contextlib
 import gc
 import os
+import sys
+from collections.abc import Iterator
 
 from stages.errors import standard_error_closed
+
 
 @contextlib.contextmanager
 def _without(*packages: str) -> Iterator[None]:

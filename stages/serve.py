@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from stages.errors import UserError, run
+from stages.files import EXPORT
 from stages.serving.settings import Settings
 from stages.store.exported import read_exported
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-EXPORT = Path("models/export")
 # The first that is there is served unless --model names one: the fastest whose answers are those
 # that evaluate judged, which rules out float16 and int8 where there are others.
 MODELS = ("model.onnx", "model.tflite", "model_float16.tflite", "model_int8.tflite")

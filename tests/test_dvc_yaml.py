@@ -41,8 +41,9 @@ stages/split.py                      split
 stages/splits/*                      split
 stages/features.py                   features
 stages/architectures/*               features train
-stages/inference/embed.py            features train
+stages/inference/embed.py            features
 stages/inference/fold.py             features train evaluate export
+stages/inference/frozen.py           features train evaluate
 stages/train.py                      train
 stages/augmentation/*                train
 stages/training/batches.py           train export

@@ -167,11 +167,12 @@ def test_without_dvc_the_stages_one_after_another_give_the_same_bytes(
     """Here in one process, which has run other models before; under DVC each has its own."""
     inputs = ("data/inbox", "data/corrections.csv", "models/pretrained")
     copy(project, tmp_path, ("params.yaml", "dvc.yaml", "stages", *inputs))
+    monkeypatch.chdir(tmp_path)
     for stage in (
         *("download", "preprocess", "split", "features"),
         *("train", "evaluate", "export", "plot"),
     ):
-        call(tmp_path, sys.executable, "-m", f"stages.{stage}")
+        import_module(f"stages.{stage}").main()
     expected, made = outputs(project), outputs(tmp_path)
     assert {"models/model.keras", "data/raw/manifest.csv", "reports/report.html"} <= set(expected)
     assert made.keys() == expected.keys()

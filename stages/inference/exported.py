@@ -35,10 +35,11 @@ def load_runtimes(path: Path, count: int, threads: int = 1) -> tuple[Exported, l
     exported, format = read_exported(path)
     content = read_model(path, exported.files[format])
     try:
-        if format == "onnx":  # takes calls from several threads
-            runs = [_start_onnx(content, exported, threads)] * count
-        else:
-            runs = [_start_litert(content, exported, threads) for _ in range(count)]
+        with standard_error_closed():
+            if format == "onnx":  # takes calls from several threads
+                runs = [_start_onnx(content, exported, threads)] * count
+            else:
+                runs = [_start_litert(content, exported, threads) for _ in range(count)]
     except ImportError:
         raise UserError(f"{path} needs packages that are not installed: run make export") from None
     except Exception as error:  # runtimes raise nearly anything on a file that is not sound

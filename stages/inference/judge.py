@@ -10,7 +10,8 @@ import numpy as np
 
 from stages.errors import UserError
 from stages.inference import trust
-from stages.inference.probabilities import Seen, observer
+from stages.inference.probabilities import observer
+from stages.inference.seen import Seen
 from stages.metrics import scores
 from stages.parameters.evaluate import Evaluate
 from stages.progress import progress

@@ -71,11 +71,13 @@ def graph_of(
     of the image as it is, not averaged over views; `heat` is there if it is asked for and the net
     is such that it can be told. The distances are a part of the graph: beside it,
     in NumPy, they took as long as a small net (the threads of both wait for each other).
+    A `model` that takes features instead of images is given these, float32 (n, d).
     """
     layer = _last(model, lambda one: getattr(one, "kernel", None) is not None)
     pool = _last(model, lambda one: isinstance(one, keras.layers.GlobalAveragePooling2D))
     known = None if trained is None or not len(trained) else tf.constant(directions(trained).T)
-    signature = [tf.TensorSpec(model.input_shape, tf.uint8, "images")]
+    takes = tf.uint8 if len(model.input_shape) > 2 else tf.float32
+    signature = [tf.TensorSpec(model.input_shape, takes, "images")]
 
     @tf.function(input_signature=signature, autograph=False)
     def forward(images: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages.inference.probabilities import observer
 from stages.inference.seen import Seen
 from stages.inference.trust import directions
 from stages.store.features import Features, read_embedding

@@ -1,1 +1,1 @@
-"""The exported model as a service, and its page."""
+"""The exported model as a service over HTTP, and the page that shows it at work."""

@@ -17,7 +17,7 @@ from stages.architectures import adapt_model, build_model, portable
 from stages.augmentation import Augmentation
 from stages.errors import UserError
 from stages.files import LEARNING_CURVE_COLUMNS
-from stages.inference.embed import frozen_part, identity
+from stages.inference.frozen import frozen_part, identity
 from stages.inference.seen import MOST_FEATURES
 from stages.parameters.augment import Augment
 from stages.parameters.model import Model
@@ -381,7 +381,9 @@ class Job:
         if settings.debug.data_fraction < 1:
             count = max(1, round(len(self.train_set) * settings.debug.data_fraction))
             chosen = fraction(self.train_set.labels, settings.seed, count)
-        return TrainingImages(self.train_set, settings.memory_limit * 2**30, chosen)
+        # A frozen backbone's features are there: of the pixels only a few are looked at.
+        limit = 0 if self.frozen else settings.memory_limit * 2**30
+        return TrainingImages(self.train_set, limit, chosen)
 
     def _learner(self) -> Learner:
         """The net to train, with all that its training needs."""
