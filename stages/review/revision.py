@@ -191,7 +191,9 @@ def extract(commit: str, paths: list[str], folder: Path) -> None:
         subprocess.Popen(command, stdout=subprocess.PIPE) as process,
         tarfile.open(fileobj=process.stdout, mode="r|") as archive,
     ):
-        archive.extractall(folder, filter="data")
+        if hasattr(tarfile, "data_filter"):  # since Python 3.11.4
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(folder)
 
 
 def extract_from_cache(commit: str, path: Path, folder: Path) -> None:
