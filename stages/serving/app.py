@@ -102,7 +102,7 @@ class Service:
         self._settings = settings
         self._engine = Engine(settings, self.metrics)
         self._exported = self._engine.exported
-        self._held = Held()
+        self._held = Held(self.metrics)
         self._active = 0  # requests that ask the model
         self._draining = False
         self._document = describe(settings, self._exported)

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from stages.serving.metrics import Metrics
 from stages.serving.settings import Settings
 
 CLOSE = {"connection": "close"}
@@ -34,10 +35,14 @@ class File(NamedTuple):
 
 
 class Held:
-    """Bytes of all requests that are not answered yet."""
+    """Bytes of all requests that are not answered yet, counted in `metrics`."""
 
-    def __init__(self) -> None:
-        self.bytes = 0
+    def __init__(self, metrics: Metrics) -> None:
+        self.bytes, self._metrics = 0, metrics
+
+    def add(self, count: int) -> None:
+        self.bytes += count
+        self._metrics.held(self.bytes)
 
 
 class Body:
@@ -61,7 +66,7 @@ class Body:
             if self._held.bytes + len(chunk) > self._settings.held_bytes:
                 raise busy()
             self._size += len(chunk)
-            self._held.bytes += len(chunk)
+            self._held.add(len(chunk))
             yield chunk
             await asyncio.sleep(0)  # lets others in, whatever is made of it
 
@@ -87,7 +92,7 @@ class Body:
             pass
 
     def release(self) -> None:
-        self._held.bytes -= self._size
+        self._held.add(-self._size)
         self._size = 0
 
     async def _receive(self) -> bytes:

@@ -64,6 +64,12 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._held = Gauge(
+            "http_request_bytes_held",
+            "Bytes of the requests that are not answered yet.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         if SHARED in os.environ:
             _forget_the_dead(Path(os.environ[SHARED]))
 
@@ -74,6 +80,9 @@ class Metrics:
         self._active.dec()
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+
+    def held(self, count: int) -> None:
+        self._held.set(count)
 
     def looked(self, decoding: float, model: float) -> None:
         self._stages.labels("decode").observe(decoding)
