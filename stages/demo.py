@@ -15,6 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from stages.arguments import Parser
 from stages.errors import UserError, run
 from stages.files import DEMO, EXPORT
 from stages.serving.page import demo_page
@@ -61,11 +62,7 @@ def demo_files(model: Path) -> dict[str, bytes]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("demo", __doc__)
     parser.add_argument(
         "--export", type=Path, default=EXPORT, help="folder of the exported model: %(default)s"
     )

@@ -13,6 +13,12 @@ class UserError(Exception):
     """What is wrong, where, and what to do, in one line."""
 
 
+def brief(reason: object) -> str:
+    """The first line of what an exception says, shortened: libraries tell long stories."""
+    said = (str(reason).strip() or type(reason).__name__).splitlines()[0].strip()
+    return said if len(said) <= 200 else said[:200] + " ..."
+
+
 def run(main: Callable[[], int | None], at_once: bool = False) -> None:
     """Call `main` as a program: its return value is the exit code (None is 0).
 

@@ -11,11 +11,10 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from PIL import Image, ImageOps
 
-from stages.errors import UserError, run
+from stages.errors import UserError, brief, run
 from stages.files import EVALUATION, EXPORT, INDEX, MODEL, PARITY, PROCESSED, RAW, SPLITS, TIMES
 from stages.images.decode import decode
 from stages.inference.seen import Sizes
@@ -43,7 +42,7 @@ from stages.store.model import (
     read_judgement,
     record_times,
 )
-from stages.store.names import markdown, printable
+from stages.store.names import markdown_template, printable
 from stages.store.outputs import Outputs, made_by, outputs_of
 from stages.store.raw import read_images, read_manifest
 from stages.store.tables import read_table
@@ -185,8 +184,7 @@ def _failure(format: Format, error: Exception) -> str:
         return f"export.formats: {format} needs packages that are not installed; run make export"
     if isinstance(error, BrokenProcessPool):
         return f"export.formats: making {format} was ended from outside, perhaps for want of memory"
-    said = str(error).splitlines()[0][:200]
-    return f"export.formats: {format} cannot be made of this model ({said}); leave it out"
+    return f"export.formats: {format} cannot be made of this model ({brief(error)}); leave it out"
 
 
 def write_golden(folder: Path, test: ImageSet, info: ModelInfo) -> list[Golden]:
@@ -255,15 +253,7 @@ def write_neighbours(
 
 def readme(exported: Exported) -> str:
     """Markdown text: how to use the folder in any language, and how to check that."""
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown: names go through `markdown`
-    )
-    environment.filters["md"] = markdown
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    template = markdown_template(TEMPLATE)
     rounded = [name for name in exported.files if name in ROUNDED]
     return template.render(model=exported, test=exported.judgement.test, rounded=rounded)
 

@@ -21,11 +21,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from errno import EISDIR
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from tqdm import tqdm
 
+from stages.arguments import Parser, count
 from stages.errors import UserError, run
 from stages.files import MODEL
 from stages.inference import trust
@@ -220,20 +221,7 @@ class Line(NamedTuple):
 
 
 def _options() -> argparse.Namespace:
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise UserError(f"{message}; see {self.prog} --help")
-
-    def count(value: str) -> int:
-        if not value.isdecimal() or int(value) < 1:
-            raise argparse.ArgumentTypeError(f"{value} is not a whole number of at least 1")
-        return int(value)
-
-    parser = Parser(
-        prog="python -m stages.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("predict", __doc__)
     parser.add_argument("paths", nargs="+", metavar="PATHS")
     parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
     parser.add_argument(

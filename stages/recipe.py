@@ -20,6 +20,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 
+from stages.arguments import Parser
 from stages.errors import UserError, run
 from stages.parameters.whole import read_parameters
 from stages.store.outputs import replace_file
@@ -57,11 +58,7 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.recipe",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("recipe", __doc__)
     parser.add_argument("name", nargs="?", help="a file of recipes/, without .yaml")
     parser.add_argument(
         "--force", action="store_true", help="replace settings that are not saved in git"

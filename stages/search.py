@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.arguments import Parser, count
 from stages.errors import UserError, run
 from stages.files import SCORES, SEARCH
 from stages.parameters.whole import Parameters, read_parameters
@@ -94,12 +95,8 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.search",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--trials", type=int, default=20, help="how many to run now")
+    parser = Parser("search", __doc__)
+    parser.add_argument("--trials", type=count, default=20, help="how many to run now")
     parser.add_argument("--space", type=Path, default=SPACE, help="YAML file of what to vary")
     return parser.parse_args()
 

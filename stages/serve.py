@@ -18,19 +18,20 @@ import tempfile
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from stages.arguments import Parser, count
 from stages.errors import UserError, run
 from stages.files import EXPORT
-from stages.serving.settings import Settings
-from stages.store.exported import read_exported
+from stages.serving.settings import SHARED, Settings
+from stages.store.exported import FILES, read_exported
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 # The first that is there is served unless --model names one: the fastest whose answers are those
 # that evaluate judged, which rules out float16 and int8 where there are others.
-MODELS = ("model.onnx", "model.tflite", "model_float16.tflite", "model_int8.tflite")
+MODELS = tuple(FILES.values())
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -118,7 +119,7 @@ def _serve(settings: Settings, opened: socket.socket, workers: int) -> int:
         uvicorn.Server(config).run([opened])
         return 0
     shared = tempfile.mkdtemp(prefix="serve", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared  # where workers count (stages/serving/metrics)
+    os.environ[SHARED] = shared  # before prometheus_client is imported
     try:
         processes = Multiprocess(config, [opened])
         processes.run()
@@ -152,15 +153,6 @@ def _reason(error: OSError) -> str:
 
 
 def _options() -> argparse.Namespace:
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise UserError(f"{message}; see {self.prog} --help")
-
-    def count(value: str) -> int:
-        if not value.isdecimal() or int(value) < 1:
-            raise argparse.ArgumentTypeError(f"{value} is not a whole number of at least 1")
-        return int(value)
-
     def seconds(value: str) -> float:
         try:
             if 0 < float(value) < 1e6:
@@ -174,11 +166,7 @@ def _options() -> argparse.Namespace:
             raise argparse.ArgumentTypeError(f"{value} is no port, 0 to 65535")
         return int(value)
 
-    parser = Parser(
-        prog="python -m stages.serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("serve", __doc__)
     parser.add_argument(
         "--model", type=Path, help=f"default: the first in {EXPORT} of {', '.join(MODELS)}"
     )

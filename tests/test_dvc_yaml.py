@@ -16,6 +16,7 @@ RUN_A_MODEL = {"features", "train", "evaluate"}
 # What reruns when a file is edited. The first pattern that fits counts.
 RERUNS = """
 stages/__init__.py                   -
+stages/arguments.py                  -
 stages/errors.py                     -
 stages/progress.py                   -
 stages/quiet.py                      -

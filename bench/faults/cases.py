@@ -6,8 +6,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,19 +161,6 @@ def differences(found: dict[Path, bytes], expected: dict[Path, bytes]) -> list[s
         elif found[path] != expected[path]:
             lines.append(f"{path} differs")
     return lines
-
-
-@contextmanager
-def standard_error_closed() -> Iterator[None]:
-    """Keeps what libraries written in C have to say off the terminal."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def first(lines: Iterable[str], most: int = 4) -> str:

@@ -18,10 +18,10 @@ from bench.faults.cases import (
     Place,
     case_random,
     first,
-    standard_error_closed,
 )
 from bench.faults.watched import judge, run_stage
 from bench.measure import write_parameters
+from stages.errors import standard_error_closed
 
 SIZES = ([1, 1], [8, 8], [28, 28], [64, 48], [224, 224])
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F")

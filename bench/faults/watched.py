@@ -23,8 +23,9 @@ from typing import NamedTuple
 
 import psutil
 
-from bench.faults.cases import ACCEPTED, REJECTED, Outcome, standard_error_closed, traceback_outcome
+from bench.faults.cases import ACCEPTED, REJECTED, Outcome, traceback_outcome
 from bench.measure import ROOT
+from stages.errors import standard_error_closed
 
 SECONDS = 10
 GIB = 2**30

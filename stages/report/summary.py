@@ -4,7 +4,6 @@ Model Cards for Model Reporting)."""
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 
 from stages.files import SUSPECTS
@@ -16,7 +15,7 @@ from stages.metrics.scores import (
     weakest_classes,
 )
 from stages.store.model import ModelInfo
-from stages.store.names import flatten, json_span, markdown, printable
+from stages.store.names import flatten, json_span, markdown_template, printable
 
 if TYPE_CHECKING:
     from stages.report.results import Results
@@ -133,17 +132,7 @@ def model_card(
     `scores` is the content of scores.json, `data` of data.json, `evaluate` the settings the
     scores were made with.
     """
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown: names go through `markdown`
-    )
-    environment.filters["md"] = markdown
-    environment.filters["percent"] = percent
-    environment.filters["json"] = json_span
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    template = markdown_template(TEMPLATE, percent=percent, json=json_span)
     return template.render(
         info=info,
         scores=scores,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator
 
+from stages.arguments import Parser
 from stages.errors import UserError, run
 from stages.figures.pictures import image_grid
 from stages.figures.style import BLUE, ORANGE, figure, save_png
@@ -65,7 +66,7 @@ def _not_to_be_had(what: str, error: Exception) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m stages.review", description=__doc__)
+    parser = Parser("review", __doc__)
     parser.add_argument("--base", default="main", help="branch, tag or commit to compare with")
     return parser.parse_args()
 

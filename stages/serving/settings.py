@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+# The folder in which workers count, as prometheus_client calls it.
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -17,7 +17,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from stages.errors import UserError
+from stages.errors import UserError, brief
 from stages.inference.seen import NEAREST, Sizes
 from stages.parameters.export import Format
 from stages.parameters.pixels import Preprocessing
@@ -188,11 +188,8 @@ def read_model(path: Path, file: File) -> bytes:
 
 
 def refused(path: Path, reason: object) -> UserError:
-    """The error that `path` is no exported model, with the first line of the `reason`."""
-    said = str(reason).strip() or type(reason).__name__
-    said = said.splitlines()[0].strip()
-    said = said if len(said) <= 200 else said[:200] + " ..."
+    """The error that `path` is no exported model, with the `reason` in brief."""
     return UserError(
-        f"{path} is not an exported model of this pipeline, or is damaged ({said}); make it anew "
-        "with dvc repro export"
+        f"{path} is not an exported model of this pipeline, or is damaged ({brief(reason)}); "
+        "make it anew with dvc repro export"
     )

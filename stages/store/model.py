@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from stages.errors import UserError
+from stages.errors import UserError, brief
 from stages.parameters.pixels import Preprocessing
 from stages.store.blobs import file_sha256
 from stages.store.outputs import replace_file
@@ -306,12 +306,10 @@ def _read_sections(path: str | Path) -> dict:
 
 
 def _refused(path: str | Path, reason: object) -> UserError:
-    """The error that `path` is no model, with the first line of the `reason`, shortened."""
-    said = str(reason).strip() or type(reason).__name__
-    said = said.splitlines()[0].strip()
-    said = said if len(said) <= 200 else said[:200] + " ..."
+    """The error that `path` is no model, with the `reason` in brief."""
     return UserError(
-        f"{path} is not a model of this pipeline, or is damaged ({said}); train one with dvc repro"
+        f"{path} is not a model of this pipeline, or is damaged ({brief(reason)}); "
+        "train one with dvc repro"
     )
 
 

@@ -4,10 +4,14 @@ import functools
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from stages.errors import UserError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 # What a terminal, a page or a table would obey instead of showing: control characters, line and
 # paragraph separators, marks that reverse the direction of writing, and halves of a character
@@ -86,6 +90,22 @@ def markdown(text: object) -> str:
     """`text` in one line of plain text inside Markdown: no markup, no mention, no broken table."""
     line = printable(" ".join(str(text).split()))
     return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", line)
+
+
+def markdown_template(path: Path, **filters: Callable[[Any], str]) -> "Template":
+    """The template of Markdown in the file `path`, with the filter `md` for text from outside, and
+    `filters`."""
+    import jinja2  # late: what only reads names needs none
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # this is no HTML: names go through `md`
+    )
+    environment.filters |= {"md": markdown, **filters}
+    return environment.from_string(path.read_text(encoding="utf-8"))
 
 
 def json_span(value: object) -> str:
