@@ -1,9 +1,10 @@
 """The exported model at work: threads that decode an image and classify it, behind a queue that
 holds no more than it may.
 
-As many images are at work as there are cores: one after the other, decoding and HTTP would leave
-cores idle. Each goes through the model alone: with EfficientNet-Lite0 batches of 8 took 1 % less
-time by ONNX Runtime and 3 % by LiteRT, and 10 MB for each of their images.
+As many images are at work as there are cores, each on one: one after the other, decoding and HTTP
+would leave cores idle, and an image that two cores share takes 5 % more of their time. Each goes
+through the model alone: with EfficientNet-Lite0 batches of 8 took 1 % less time by ONNX Runtime and
+3 % by LiteRT, and 10 MB for each of their images.
 """
 
 import asyncio
@@ -28,10 +29,6 @@ from stages.inference.seen import Seen
 from stages.serving.metrics import Metrics
 from stages.serving.settings import Settings
 from stages.store.exported import FILES
-
-# That one image may use. A request that comes alone is answered in 25 ms instead of 43 (LiteRT);
-# under load an image takes as much time of the processor as with one.
-CORES = 2
 
 # Of a probability, to that of the Keras model: of a float format, which is what it is for; of whole
 # numbers, which only have to be sane.
@@ -61,9 +58,7 @@ class Engine:
     """
 
     def __init__(self, settings: Settings, metrics: Metrics):
-        self.exported, runtimes = load_runtimes(
-            settings.model, settings.threads, min(settings.threads, CORES)
-        )
+        self.exported, runtimes = load_runtimes(settings.model, settings.threads)
         self.waiting = 0  # images that were accepted and are not answered yet
         self._settings, self._metrics = settings, metrics
         self._runtimes: SimpleQueue[Observe] = SimpleQueue()
