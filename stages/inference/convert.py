@@ -78,10 +78,15 @@ def _onnx(graph: Graph) -> bytes:
 
 def name_by_content(graph: Any) -> None:
     """Name the constants of the ONNX `graph` after their values, and its nodes after what they
-    compute of which others; put both in an order that follows from that.
+    compute of which others; put both in an order that follows from that. The unknown size is that
+    of the batch, wherever it stands.
 
     tf2onnx unites what is there twice, and which of the names stays is another on every run.
     """
+    for value in [*graph.input, *graph.output]:
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = "batch"
     outputs = {one.name for one in graph.output}
     names = {one.name: one.name for one in graph.input} | {"": ""}  # an input may be left out
     depth = dict.fromkeys(names.values(), 0)
