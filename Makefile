@@ -3,6 +3,7 @@
 # make test    prove that it works
 # make demo    the exported model as a page that runs in any browser: reports/demo/index.html
 # make cloud   also install what s3:// and gs:// need, as sources and as DVC remotes
+# make cluster also install what several machines need to share the work: Dask
 # make export  also install what export.formats: [onnx] and programs without TensorFlow need
 # make review  compare the results with another revision: make review BASE=main
 # make search  try settings, each trial an experiment of DVC: make search TRIALS=20
@@ -19,7 +20,7 @@ BASE ?= main
 TRIALS ?= 20
 SPACE ?= stages/search.yaml
 
-.PHONY: repro recipe test demo cloud export review search serve bench lint format lock clean
+.PHONY: repro recipe test demo cloud cluster export review search serve bench lint format lock clean
 
 repro: $(VENV)/.installed
 	dvc repro
@@ -36,6 +37,8 @@ demo: $(VENV)/.installed $(VENV)/.installed-node
 	python -m stages.demo
 
 cloud: $(VENV)/.installed-cloud
+
+cluster: $(VENV)/.installed-cluster
 
 export: $(VENV)/.installed-export
 
@@ -67,8 +70,8 @@ $(BIN)/python:
 	    { echo "error: $(PYTHON) is not Python 3.11 to 3.13, which TensorFlow needs; try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# The runtime's packages, and those plus what tests (-dev), buckets (-cloud) or
-# other runtimes (-export) need.
+# The runtime's packages, and those plus what tests (-dev), buckets (-cloud), several
+# machines (-cluster) or other runtimes (-export) need.
 $(VENV)/.installed%: requirements%.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
@@ -92,6 +95,7 @@ UV_COMPILE = uv pip compile --universal --generate-hashes --quiet --python-versi
 lock:
 	$(UV_COMPILE) pyproject.toml -o requirements.txt
 	$(UV_COMPILE) pyproject.toml --extra cloud --constraints requirements.txt -o requirements-cloud.txt
+	$(UV_COMPILE) pyproject.toml --extra cluster --constraints requirements.txt -o requirements-cluster.txt
 	$(UV_COMPILE) pyproject.toml --extra export --constraints requirements.txt -o requirements-export.txt
 	$(UV_COMPILE) pyproject.toml --extra export --group dev --constraints requirements-export.txt -o requirements-dev.txt
 	$(UV_COMPILE) --group serve --constraints requirements-export.txt -o requirements-serve.txt

@@ -9,6 +9,7 @@ RAW = Path("data/raw")  # a few archives, and MANIFEST
 # and what is known of files that need not be read again.
 DOWNLOADS = Path(os.environ.get("IMAGE_DOWNLOADS") or "data/downloads")
 SEEN = Path("data/.seen")
+CLUSTER = Path("data/.cluster")  # by which the machines of a cluster know that they share the data
 
 # preprocess
 # download.corrections, unless it names another file: labels that people mended, kept in git.

@@ -30,6 +30,7 @@ stages/review/*                      -
 stages/serve.py                      -
 stages/serving/*                     -
 stages/search.*                      -
+stages/workers.py                    -
 
 stages/download.py                   download
 stages/sources/*                     download
