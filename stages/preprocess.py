@@ -63,7 +63,7 @@ def main() -> None:
             tables=digest_tables(folder),
             corrections=asdict(corrected),
         ).save(folder)
-    shutil.rmtree(DECODED_SO_FAR)
+    shutil.rmtree(DECODED_SO_FAR, ignore_errors=True)  # a worker may still be in it
     print(summary(images, corrected))
     warn_of_narrow_ranges(images, settings.sixteen_bit)
 

@@ -28,7 +28,13 @@ from stages.parameters.section import read_settings
 from stages.parameters.split import Split
 from stages.splits import RANK, TRAIN, describe
 from stages.splits.describe import summarise, write_summary
-from stages.splits.near_duplicates import components, near_duplicates, parse_hashes, unchecked
+from stages.splits.near_duplicates import (
+    StoredPixels,
+    components,
+    near_duplicates,
+    parse_hashes,
+    unchecked,
+)
 from stages.splits.oddities import odd_images
 from stages.splits.plan import connected, plan_sides, relatives_of
 from stages.store.outputs import Outputs, made_by, outputs_of
@@ -60,11 +66,12 @@ def split(outputs: Outputs) -> str:
     if not len(images):
         raise UserError(f"{PROCESSED / INDEX} names no images; see {PROCESSED / REJECTS}")
 
-    def read_pixels(chosen: np.ndarray) -> np.ndarray:
+    def find(chosen: np.ndarray) -> np.ndarray:
         where = images.select(["shard", "row"]).take(pa.array(chosen))
         with made_by("preprocess", PROCESSED):
-            return pixels.take(pixels.rows(where["shard"].to_pylist(), where["row"].to_numpy()))
+            return pixels.rows(where["shard"].to_pylist(), where["row"].to_numpy())
 
+    read_pixels = StoredPixels(pixels, find)
     relatives = None
     if settings.near_duplicates == "together":
         relatives = components(hashes, read_pixels)

@@ -19,7 +19,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -49,11 +49,6 @@ LOOK_SECONDS = 2.0
 # A result is there and small; if it does not come, the scheduler does not either.
 GATHER_SECONDS = 30
 
-NOT_STARTED_HERE = (
-    "{} does not find the package stages; start scheduler and workers in this folder, by "
-    "`python -m dask scheduler` and `python -m dask worker ADDRESS`"
-)
-
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -74,29 +69,28 @@ def each(
     cluster (None: one a core).
     """
     address = cluster()
-    yield from _in_cluster(address, work, tasks) if address else _in_threads(work, tasks, threads)
+    yield from _in_cluster(address, work, tasks) if address else in_threads(work, tasks, threads)
 
 
-def _in_threads(
-    work: Callable[[Task], Result], tasks: Iterable[Task], threads: int | None
+def in_threads(
+    work: Callable[[Task], Result], tasks: Iterable[Task], threads: int | None = None
 ) -> Iterator[Result]:
+    """As `each` without a cluster."""
     threads = threads or os.cpu_count() or 1
+    done: SimpleQueue[Future[Result]] = SimpleQueue()
+    waiting = 0
     with ThreadPoolExecutor(threads) as pool:
-        waiting: set[Future[Result]] = set()
         try:
             for task in tasks:
-                waiting.add(pool.submit(work, task))
-                if len(waiting) >= WAITING * threads:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield future.result()
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
+                pool.submit(work, task).add_done_callback(done.put)
+                waiting += 1
+                if waiting >= WAITING * threads:
+                    yield done.get().result()
+                    waiting -= 1
+            for _ in range(waiting):
+                yield done.get().result()
         finally:
-            for future in waiting:
-                future.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 # In a cluster. Dask itself runs a task again whose worker has died. What it does not do is to
@@ -126,13 +120,21 @@ def _in_cluster(
                     "to reach it again",
                     file=sys.stderr,
                 )
-            finally:
-                with suppress(OSError, TimeoutError, CancelledError):
-                    client.close(timeout=1)
+                _disconnect(address)
+
+
+_clients: dict[str, "Client"] = {}  # by address, for all calls: Dask ends them with the process
+
+
+def _disconnect(address: str) -> None:
+    with suppress(OSError, TimeoutError, CancelledError):
+        _clients.pop(address).close(timeout=1)
 
 
 def _connect(address: str, seconds: float) -> "Client":
     """Raises `UserError` if no scheduler is there within `seconds`."""
+    if address in _clients:
+        return _clients[address]
     try:
         from distributed import Client  # takes a second to import
     except ImportError:
@@ -146,7 +148,8 @@ def _connect(address: str, seconds: float) -> "Client":
     end = time.monotonic() + seconds
     while True:
         try:
-            return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+            client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+            return _clients.setdefault(address, client)
         except (OSError, TimeoutError, CancelledError):
             if time.monotonic() < end:
                 continue
@@ -168,29 +171,42 @@ def _handed_out(
     tasks = chain([*undone.values()], tasks)
     undone.clear()
     done: SimpleQueue = SimpleQueue()
-    futures = {}  # Dask forgets a task whose future nobody has
+    futures = {}  # Dask drops a task whose future nobody has
     scheduler, threads, looked, waits = "", 0, -LOOK_SECONDS, False
-    while True:
-        if time.monotonic() >= looked + LOOK_SECONDS:
-            state = _state(client)
-            if scheduler not in ("", state["id"]):
-                raise _Lost
-            scheduler, threads, looked = state["id"], state["total_threads"], time.monotonic()
-            if not threads and not waits:
-                print(f"waiting for workers of {address}", file=sys.stderr)
-            waits = not threads
-        for task in islice(tasks, max(0, WAITING * max(1, threads) - len(undone))):
-            key = f"{run.name}-{uuid4()}"
-            undone[key] = task
-            futures[key] = client.submit(run, pickle.dumps(task), key=key)
-            futures[key].add_done_callback(done.put)
-        if not undone:
-            return
-        with suppress(Empty):
-            future = done.get(timeout=LOOK_SECONDS)
-            key, result = future.key, _result(future)
-            del futures[key], undone[key], future
+    try:
+        while True:
+            if time.monotonic() >= looked + LOOK_SECONDS:
+                state = _state(client)
+                if scheduler not in ("", state["id"]):
+                    raise _Lost
+                scheduler, threads, looked = state["id"], state["total_threads"], time.monotonic()
+                if not threads and not waits:
+                    print(
+                        f"waiting for workers of {address}; in this folder on every machine: "
+                        f"python -m dask worker {address} (one that ends at once says why)",
+                        file=sys.stderr,
+                    )
+                waits = not threads
+            for task in islice(tasks, max(0, WAITING * max(1, threads) - len(undone))):
+                key = f"{run.name}-{uuid4()}"
+                undone[key] = task
+                futures[key] = client.submit(run, pickle.dumps(task), key=key)
+                futures[key].add_done_callback(done.put)
+            if not undone:
+                return
+            try:
+                future = done.get(timeout=LOOK_SECONDS)
+            except Empty:
+                continue
+            result = _result(future)
+            del futures[future.key], undone[future.key], future
             yield result
+    except _Lost:
+        raise
+    except BaseException:  # nobody waits for the others
+        with suppress(OSError, TimeoutError, CancelledError):
+            client.cancel([*futures.values()])
+        raise
 
 
 def _state(client: "Client") -> dict[str, Any]:
@@ -216,14 +232,13 @@ def _result(future: Any) -> Any:
             f"{error.last_worker.address}, whose log says more; perhaps each needs more memory "
             "(--memory-limit)"
         ) from None
-    except ModuleNotFoundError as error:
-        if error.name != "stages":
-            raise
-        raise UserError(NOT_STARTED_HERE.format("a worker")) from None
     except RuntimeError as error:
         if "deserialization of the task graph" not in str(error):
             raise
-        raise UserError(NOT_STARTED_HERE.format("the scheduler")) from None
+        raise UserError(
+            "the scheduler does not find the package stages; start it in this folder, by "
+            "`python -m dask scheduler`"
+        ) from None
     except (OSError, TimeoutError, CancelledError):
         if failed:
             raise
@@ -253,20 +268,31 @@ class _Run:
 
     def __call__(self, task: bytes) -> Any:
         if os.getcwd() != self.folder:
-            raise UserError(f"{_worker()} was started in {os.getcwd()}, not in {self.folder}")
+            raise UserError(f"{this_worker()} was started in {os.getcwd()}, not in {self.folder}")
         if not os.path.exists(self.mark):
             raise UserError(
-                f"{_worker()} does not see {self.folder} as this machine does; all machines have "
-                "to share it, at the same path"
+                f"{this_worker()} does not see what this machine sees in {self.folder}; all "
+                "machines have to share it, at the same path"
             )
         if code() != self.code:
             raise UserError(
-                f"{_worker()} runs other code than is in {self.folder}/stages; start it again"
+                f"{this_worker()} runs other code than is in {self.folder}/stages; start it again"
             )
         return pickle.loads(self.work)(pickle.loads(task))
 
 
-def _worker() -> str:
+def own_folder(parent: Path) -> Path:
+    """A new folder in `parent` for the files of a task, which nobody else writes to.
+
+    A worker that is taken for dead may go on and write when all is done: never into a file that
+    counts. Whoever gets the result moves the files to their places.
+    """
+    folder = parent / uuid4().hex
+    folder.mkdir()
+    return folder
+
+
+def this_worker() -> str:
     from distributed import get_worker
 
     return f"the worker {get_worker().address}"

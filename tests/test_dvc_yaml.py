@@ -30,7 +30,6 @@ stages/review/*                      -
 stages/serve.py                      -
 stages/serving/*                     -
 stages/search.*                      -
-stages/workers.py                    -
 
 stages/download.py                   download
 stages/sources/*                     download
@@ -95,6 +94,7 @@ stages/store/model.py                train evaluate export plot
 stages/store/names.py                download preprocess split evaluate export plot
 stages/store/outputs.py              download preprocess split features train evaluate export plot
 stages/store/tables.py               download preprocess split features train evaluate export plot
+stages/workers.py                    preprocess split
 """
 ONLY_TALKS = {"stages/__init__.py", "stages/errors.py", "stages/progress.py", "stages/quiet.py"}
 TEMPLATES = {

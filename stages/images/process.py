@@ -3,9 +3,9 @@
 import hashlib
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +16,16 @@ import pyarrow as pa
 
 from stages.errors import UserError
 from stages.images.decode import UnreadableImage, decode_with_facts
-from stages.images.fingerprints import APPEARANCE, appearances, digests, perceptual_hashes
+from stages.images.fingerprints import APPEARANCE, DECODER, appearances, digests, perceptual_hashes
 from stages.images.reuse import FACT_TYPES, FACTS, Contents, Taken, Work, read_finished, take_over
 from stages.parameters.pixels import PixelSettings, Preprocessing
 from stages.progress import progress
+from stages.store.archives import is_direct
+from stages.store.blobs import copy_file
 from stages.store.processed import Shards, shard_starts
 from stages.store.raw import REMEDY, read_images
 from stages.store.tables import encode
+from stages.workers import cluster, each, in_threads, own_folder, this_worker
 
 # A batch is as much work as makes the cost of handing it over small, and so little memory that
 # pixels are still in the cache of the core when they are hashed and written.
@@ -34,9 +37,6 @@ THREADS_FROM_BYTES = 32 * 2**10
 
 # With fewer small images than this the processes would take longer to start than to work.
 PROCESSES_FROM_IMAGES = 10_000
-
-# Batches read ahead, for each thread.
-WAITING = 2
 
 ROWS_AT_A_TIME = 10_000
 
@@ -140,21 +140,15 @@ def process(
     taken = take_over(finished, here.unfinished(), contents, shards, workers)
     here.replace_earlier(contents, taken)
     wanted = np.flatnonzero(~taken.known)
-    average = sum(f.stat().st_size for f in Path(raw).iterdir()) / max(1, len(manifest))
-    files = _Files(raw, manifest, contents, wanted)
-    tasks = _batches(files, math.prod(settings.shape))
+    decode = _in_cluster if cluster() else _on_this_machine
     with closing(here), progress(len(wanted), "images", "decoding") as bar:
-        results = _parallel(tasks, settings, shards, len(wanted), average, workers)
-        try:
-            for rows, facts, reasons in results:
-                contents.facts[rows] = facts
-                contents.reasons.update(reasons)
-                here.remember(contents, rows, list(reasons))
-                bar.update(len(rows) + len(reasons))
-        except _OtherFile as error:
-            path = files.path(error.args[0])
-            raise files.damaged(f"{path} is not the file that its manifest names") from None
-    files.check()
+        for rows, facts, reasons in decode(
+            raw, manifest, contents, wanted, settings, shards, workers
+        ):
+            contents.facts[rows] = facts
+            contents.reasons.update(reasons)
+            here.remember(contents, rows, list(reasons))
+            bar.update(len(rows) + len(reasons))
     return Processed(manifest, contents, shards, taken, damaged_tables)
 
 
@@ -165,22 +159,30 @@ def _texts(column: pa.Array) -> Iterator[str]:
 
 
 class _Files:
-    """Yields (content, its SHA-256, the file) for each of the contents `wanted` of `raw`.
+    """Yields (content, its SHA-256, the file) for images of `raw`: `rows` of `manifest`, or all.
 
-    What cannot be read ends it, and is raised by `check`: where the files are handed out, to
-    several workers, an exception would be lost.
+    `content_of` int (rows of `manifest`,): their contents, to which `hashes` belong. What cannot
+    be read ends it, and is raised by `check`: where the files are handed out, to several workers,
+    an exception would be lost.
     """
 
-    def __init__(self, raw: str | Path, manifest: pa.Table, contents: Contents, wanted: np.ndarray):
-        self._raw, self._manifest, self._contents, self._wanted = raw, manifest, contents, wanted
+    def __init__(
+        self,
+        raw: str | Path,
+        manifest: pa.Table,
+        content_of: np.ndarray,
+        hashes: pa.Array,
+        rows: np.ndarray | None = None,
+    ):
+        self._raw, self._manifest, self._rows = raw, manifest, rows
+        self._content_of, self._hashes = content_of, hashes
         self._error: Exception | None = None
 
     def __iter__(self) -> Iterator[tuple[int, str, bytes]]:
-        contents = self._contents
         try:
-            for row, data in read_images(self._raw, self._manifest, contents.first[self._wanted]):
-                content = int(contents.content_of[row])
-                yield content, contents.hashes[content].as_py(), data
+            for row, data in read_images(self._raw, self._manifest, self._rows):
+                content = int(self._content_of[row])
+                yield content, self._hashes[content].as_py(), data
         except Exception as error:  # the archives' libraries raise nearly anything
             self._error = error
 
@@ -193,13 +195,15 @@ class _Files:
                 raise self._error
             case _:
                 what = str(self._error) or type(self._error).__name__
-        raise self.damaged(what) from None
+        raise self._damaged(what) from None
 
-    def damaged(self, what: str) -> UserError:
+    def other(self, content: int) -> UserError:
+        """What to raise if the file of `content` does not have its hash."""
+        path = self._manifest["path"][int(np.argmax(self._content_of == content))].as_py()
+        return self._damaged(f"{path} is not the file that its manifest names")
+
+    def _damaged(self, what: str) -> UserError:
         return UserError(f"{self._raw} is damaged ({what}); {REMEDY}")
-
-    def path(self, content: int) -> str:
-        return self._manifest["path"][int(self._contents.first[content])].as_py()
 
 
 class _OtherFile(Exception):
@@ -226,6 +230,26 @@ def _batches(files: Iterable[tuple[int, str, bytes]], pixel_bytes: int) -> Itera
         yield batch
 
 
+def _on_this_machine(
+    raw: str | Path,
+    manifest: pa.Table,
+    contents: Contents,
+    wanted: np.ndarray,
+    settings: Preprocessing,
+    shards: Shards,
+    workers: int | None,
+) -> Iterator[Done]:
+    """What `_decode_batch` makes of the contents `wanted`."""
+    files = _Files(raw, manifest, contents.content_of, contents.hashes, contents.first[wanted])
+    average = sum(f.stat().st_size for f in Path(raw).iterdir()) / max(1, len(manifest))
+    tasks = _batches(files, math.prod(settings.shape))
+    try:
+        yield from _parallel(tasks, settings, shards, len(wanted), average, workers)
+    except _OtherFile as error:
+        raise files.other(error.args[0]) from None
+    files.check()
+
+
 def _parallel(
     tasks: Iterable[Task],
     settings: PixelSettings,
@@ -242,30 +266,12 @@ def _parallel(
         yield from map(work, tasks)
         return
     if threads:
-        yield from _in_threads(work, tasks, workers)
+        yield from in_threads(work, tasks, workers)
         return
     from joblib import Parallel, delayed  # late: not needed for small data, and slow to import
 
     parallel = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
     yield from parallel(delayed(work)(task) for task in tasks)
-
-
-def _in_threads(
-    work: Callable[[Task], Done], tasks: Iterable[Task], workers: int
-) -> Iterator[Done]:
-    """`work` of each of `tasks`, in their order; of these, a bounded number is in memory."""
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Done]] = deque()
-        try:
-            for task in tasks:
-                waiting.append(pool.submit(work, task))
-                if len(waiting) >= WAITING * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _decode_batch(batch: Task, settings: PixelSettings, shards: Shards) -> Done:
@@ -292,3 +298,116 @@ def _decode_batch(batch: Task, settings: PixelSettings, shards: Shards) -> Done:
             facts[name] = values
         shards.write(rows, images)
     return rows, facts, reasons
+
+
+# In a cluster a task is a whole shard. Its worker reads the files from the raw archives itself and
+# writes the pixels itself; through the network of Dask go the rows of the manifest and the facts.
+# And a file on a network file system has one writer: caches of two may undo what the other wrote.
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is to be decoded of shard `number`, the file `path` with `count` rows.
+
+    `files` has `sha256`, `shard` and `member` of each, `rows` int64 (n,) are theirs in the shard.
+    """
+
+    number: int
+    path: Path
+    count: int
+    files: pa.Table
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class _PartDone:
+    """The shard with what has been decoded, `file`; the rest as in `Done`, by row of the shard."""
+
+    number: int
+    file: Path
+    done: Done
+
+
+def _in_cluster(
+    raw: str | Path,
+    manifest: pa.Table,
+    contents: Contents,
+    wanted: np.ndarray,
+    settings: Preprocessing,
+    shards: Shards,
+    workers: int | None,
+) -> Iterator[Done]:
+    """As `_on_this_machine`, by the workers of the cluster.
+
+    A tar is read from its start, so that every task would read it whole: this machine does it, in
+    one pass.
+    """
+    spread = _spread(raw, manifest, contents.first[wanted])
+    if not spread.all():
+        alone = wanted[~spread]
+        print(
+            f"{len(alone):,} images are in tar archives, which are read from the start: this "
+            "machine decodes them, not the cluster (a zip or a folder would be shared out)",
+            file=sys.stderr,
+        )
+        yield from _on_this_machine(raw, manifest, contents, alone, settings, shards, workers)
+    work = partial(_decode_part, raw=raw, settings=settings)
+    for part in each(work, _parts(manifest, contents, wanted[spread], shards)):
+        os.replace(part.file, shards.path(part.number))
+        shutil.rmtree(part.file.parent, ignore_errors=True)
+        rows, facts, reasons = part.done
+        first = int(shards.starts[part.number])
+        yield first + rows, facts, {first + row: reason for row, reason in reasons.items()}
+
+
+def _spread(raw: str | Path, manifest: pa.Table, rows: np.ndarray) -> np.ndarray:
+    """Which of the images at `rows` of `manifest` can be read without those before, bool (n,)."""
+    archive, names = encode(manifest["shard"])
+    paths = [Path(raw) / name for name in names.to_pylist()]
+    direct = [not path.is_file() or is_direct(path) for path in paths]  # a worker misses it, too
+    return np.array(direct, bool)[archive[rows]]
+
+
+def _parts(
+    manifest: pa.Table, contents: Contents, wanted: np.ndarray, shards: Shards
+) -> Iterator[_Part]:
+    number_of = np.searchsorted(shards.starts, wanted, side="right") - 1
+    files = manifest.select(["sha256", "shard", "member"])
+    for number in np.unique(number_of).tolist():
+        chosen = wanted[slice(*np.searchsorted(number_of, [number, number + 1]))]
+        table = files.take(pa.array(contents.first[chosen])).combine_chunks()
+        first, end = shards.starts[number : number + 2].tolist()
+        yield _Part(number, shards.path(number), end - first, table, chosen - first)
+
+
+def _decode_part(part: _Part, raw: str | Path, settings: Preprocessing) -> _PartDone:
+    if settings.decoder not in (None, DECODER):
+        raise UserError(
+            f"{this_worker()} decodes by {DECODER}, this machine by {settings.decoder}; install "
+            "the same requirements there and start it again"
+        )
+    folder = own_folder(part.path.parent)
+    shard = Shards(folder, settings.shape, np.array([0, part.count]))
+    if len(part.rows) == part.count:
+        shard.create(0)
+    else:  # the others are there already
+        copy_file(part.path, shard.path(0))
+    at = np.zeros(part.count, np.int64)
+    at[part.rows] = np.arange(len(part.rows))
+    hashes = part.files["sha256"].combine_chunks().take(pa.array(at))
+    table = part.files.append_column("path", part.files["member"])
+    files = _Files(raw, table, part.rows, hashes)
+    done, facts = [np.empty(0, np.int64)], [np.empty(0, FACTS)]
+    reasons: dict[int, str] = {}
+    try:
+        for batch in _batches(files, math.prod(settings.shape)):
+            rows, known, why = _decode_batch(batch, settings, shard)
+            done.append(rows)
+            facts.append(known)
+            reasons |= why
+    except _OtherFile as error:
+        raise files.other(error.args[0]) from None
+    files.check()
+    return _PartDone(
+        part.number, shard.path(0), (np.concatenate(done), np.concatenate(facts), reasons)
+    )

@@ -12,11 +12,16 @@ in three steps, each of which passes on few pairs to the next, which costs more:
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
 from stages.splits import RANK
+from stages.store.outputs import made_by
+from stages.store.processed import Pixels
+from stages.workers import cluster, each
 
 HASH_BITS = 2
 DISTANCE = 0.01
@@ -35,6 +40,12 @@ CROWDED = 5000
 # Small enough to count for little beside TensorFlow's or Arrow's own memory.
 PAIRS_AT_A_TIME = 50_000
 BYTES_AT_A_TIME = 4 * 2**20
+
+# What a machine of a cluster gets at once: about a second's work.
+PORTIONS_A_TASK = 20
+
+# A thumbnail is so many blocks of pixels high and wide.
+BLOCKS = 8
 
 
 def parse_hashes(hexadecimal: pa.ChunkedArray) -> np.ndarray:
@@ -152,6 +163,25 @@ def _candidates(hashes: np.ndarray, rank: np.ndarray) -> Iterator[tuple[np.ndarr
         yield np.concatenate(lefts), np.concatenate(rights)
 
 
+@dataclass(frozen=True)
+class StoredPixels:
+    """Reads images by their numbers, int64 (n,): those at the global `rows` of them in `pixels`.
+
+    To say so in two parts lets the machines of a cluster read for themselves.
+    """
+
+    pixels: Pixels
+    rows: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return _take(self.pixels, self.rows(images))
+
+
+def _take(pixels: Pixels, rows: np.ndarray) -> np.ndarray:
+    with made_by("preprocess", pixels.folder):
+        return pixels.take(rows)
+
+
 class _Comparison:
     """Distances of pixels, with a cheap lower bound that spares most of the reading.
 
@@ -163,23 +193,24 @@ class _Comparison:
     pixels. That is an orthogonal projection (onto pictures that are constant in each block), and a
     projection never makes a difference longer. So images whose thumbnails are too far apart are too
     far apart themselves, and need not be read again; the thumbnails all fit in memory.
-    """
 
-    BLOCKS = 8
+    Pixels are read and compared by the workers of a cluster, if there is one.
+    """
 
     def __init__(self, count: int, read: Callable[[np.ndarray], np.ndarray]):
         self._read = read
         self._known = np.zeros(count, bool)
-        self._blocks = np.zeros((count, self.BLOCKS**2), np.float16)
+        self._blocks = np.zeros((count, BLOCKS**2), np.float16)
 
     def similar(
         self, left: np.ndarray, right: np.ndarray, limit: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Of the pairs `left`, `right` int64 (m,) those within `limit` (m,), and how far."""
         images = np.unique(np.concatenate([left, right]))
-        for some in self._portions(images[~self._known[images]]):
-            self._blocks[some] = self._shrink(self._vectors(some))
-            self._known[some] = True
+        images = images[~self._known[images]]
+        for start, blocks in self._portions(_thumbnails, images):
+            some = images[start : start + len(blocks)]
+            self._blocks[some], self._known[some] = blocks, True
         bound = np.empty(len(left))
         for start in range(0, len(left), PAIRS_AT_A_TIME):
             part = slice(start, start + PAIRS_AT_A_TIME)
@@ -188,40 +219,78 @@ class _Comparison:
         possible = bound <= limit * 1.02 + 1e-5  # float16 rounds
         pairs = np.stack([left[possible], right[possible]], axis=1)
         distances = np.empty(len(pairs))
-        for some in self._portions(np.arange(len(pairs))):
-            a, b = (self._vectors(pairs[some, k]).reshape(len(some), -1) for k in (0, 1))
-            distances[some] = 1 - np.einsum("ij,ij->i", a, b)
+        for start, some in self._portions(_distances, *pairs.T):
+            distances[start : start + len(some)] = some
         close = distances <= limit[possible]
         return pairs[close], distances[close].clip(0)
 
-    def _portions(self, items: np.ndarray) -> Iterator[np.ndarray]:
-        if not len(items):
+    def _portions(
+        self, work: Callable[..., np.ndarray], *images: np.ndarray
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """`work` of the pixels of `images` int64 (n,), a portion at a time: (its start, it)."""
+        count = len(images[0])
+        if not count:
             return
         size = max(1, BYTES_AT_A_TIME // (4 * self._read(np.zeros(1, np.int64)).size))
-        for start in range(0, len(items), size):
-            yield items[start : start + size]
+        if cluster() and isinstance(self._read, StoredPixels):
+            step, rows = size * PORTIONS_A_TASK, self._read.rows
+            tasks = (
+                (start, [rows(column[start : start + step]) for column in images])
+                for start in range(0, count, step)
+            )
+            yield from each(
+                partial(_of_stored, work=work, pixels=self._read.pixels, size=size), tasks
+            )
+            return
+        for start in range(0, count, size):
+            yield start, work(*(self._read(column[start : start + size]) for column in images))
 
-    def _vectors(self, images: np.ndarray) -> np.ndarray:
-        """Pixels of `images` as float32 (n, h, w, c) of mean 0 and length 1 an image.
 
-        A picture without contrast becomes NaN, and is similar to none.
-        """
-        values = self._read(images).astype(np.float32)
-        values -= values.mean(axis=(1, 2, 3), keepdims=True)
-        length = np.sqrt(np.square(values).sum(axis=(1, 2, 3), keepdims=True))
-        length[length < np.sqrt(values[0].size)] = np.nan  # under one grey level
-        values /= length
-        return values
+def _of_stored(
+    task: tuple[int, list[np.ndarray]], work: Callable[..., np.ndarray], pixels: Pixels, size: int
+) -> tuple[int, np.ndarray]:
+    """As `_Comparison._portions`: as many at a time, so that the same sums round alike."""
+    first, columns = task
+    parts = [
+        work(*(_take(pixels, rows[start : start + size]) for rows in columns))
+        for start in range(0, len(columns[0]), size)
+    ]
+    return first, np.concatenate(parts)
 
-    def _shrink(self, vectors: np.ndarray) -> np.ndarray:
-        """Float (n, h, w, c) to float (n, BLOCKS * BLOCKS) by an orthogonal projection."""
-        for axis in (1, 2):
-            size = vectors.shape[axis]
-            edges = np.unique(np.arange(self.BLOCKS) * size // self.BLOCKS)
-            widths = np.diff(edges, append=size)
-            shape = [-1 if a == axis else 1 for a in range(4)]
-            vectors = np.add.reduceat(vectors, edges, axis=axis) / np.sqrt(widths).reshape(shape)
-        flat = vectors.sum(axis=3).reshape(len(vectors), -1) / np.sqrt(vectors.shape[3])
-        out = np.zeros((len(flat), self.BLOCKS**2), flat.dtype)
-        out[:, : flat.shape[1]] = flat
-        return out
+
+def _thumbnails(images: np.ndarray) -> np.ndarray:
+    """uint8 (n, h, w, c) to float16 (n, BLOCKS * BLOCKS)."""
+    return _shrink(_vectors(images)).astype(np.float16)
+
+
+def _distances(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """1 - correlation of each of `images` with its counterpart, float32 (n,)."""
+    a, b = (_vectors(some).reshape(len(some), -1) for some in (images, others))
+    return 1 - np.einsum("ij,ij->i", a, b)
+
+
+def _vectors(images: np.ndarray) -> np.ndarray:
+    """Pixels of `images` as float32 (n, h, w, c) of mean 0 and length 1 an image.
+
+    A picture without contrast becomes NaN, and is similar to none.
+    """
+    values = images.astype(np.float32)
+    values -= values.mean(axis=(1, 2, 3), keepdims=True)
+    length = np.sqrt(np.square(values).sum(axis=(1, 2, 3), keepdims=True))
+    length[length < np.sqrt(values[0].size)] = np.nan  # under one grey level
+    values /= length
+    return values
+
+
+def _shrink(vectors: np.ndarray) -> np.ndarray:
+    """Float (n, h, w, c) to float (n, BLOCKS * BLOCKS) by an orthogonal projection."""
+    for axis in (1, 2):
+        size = vectors.shape[axis]
+        edges = np.unique(np.arange(BLOCKS) * size // BLOCKS)
+        widths = np.diff(edges, append=size)
+        shape = [-1 if a == axis else 1 for a in range(4)]
+        vectors = np.add.reduceat(vectors, edges, axis=axis) / np.sqrt(widths).reshape(shape)
+    flat = vectors.sum(axis=3).reshape(len(vectors), -1) / np.sqrt(vectors.shape[3])
+    out = np.zeros((len(flat), BLOCKS**2), flat.dtype)
+    out[:, : flat.shape[1]] = flat
+    return out

@@ -112,6 +112,15 @@ def read_archive(
         raise Damage(f"{left} of its files are gone")
 
 
+def is_direct(path: Path) -> bool:
+    """Whether a member of the archive `path` can be read without all that lies before it.
+
+    So it is in a zip, not in a tar. Raises `OSError`.
+    """
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK"
+
+
 def iterate_members(path: Path, wanted: Collection[str] | None = None) -> Iterator[Member]:
     """The members of the zip or tar (plain, gz, bz2, xz) `path`, in the order they lie in it.
 
