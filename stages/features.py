@@ -6,10 +6,7 @@ result, shares it through a remote, and every experiment on the last layer start
 """
 
 import shutil
-from itertools import pairwise
 from pathlib import Path
-
-import numpy as np
 
 from stages.errors import run
 from stages.files import EMBEDDED_SO_FAR, FEATURES, PRETRAINED, PROCESSED
@@ -24,9 +21,7 @@ from stages.store.features import (
     Embedding,
     Known,
     read_embedding,
-    shard_path,
     write_embedding,
-    write_shard,
 )
 from stages.store.image_set import pixel_digests
 from stages.store.outputs import Outputs, made_by, outputs_of
@@ -35,12 +30,12 @@ from stages.store.processed import Dataset, Pixels
 
 def main() -> None:
     with outputs_of("features") as outputs:
-        summary = embed(outputs)
+        summary = embed_all(outputs)
     shutil.rmtree(EMBEDDED_SO_FAR, ignore_errors=True)
     print(summary)
 
 
-def embed(outputs: Outputs) -> str:
+def embed_all(outputs: Outputs) -> str:
     """Compute what is not known yet; what was done, in a line."""
     model, augment = read_settings(Model), read_settings(Augment)
     folder = outputs.directory(FEATURES)
@@ -53,32 +48,22 @@ def embed(outputs: Outputs) -> str:
         dataset, pixels = Dataset.load(PROCESSED), Pixels(PROCESSED)
         digests = pixel_digests(PROCESSED, pixels)
 
-    import stages.quiet  # noqa: F401  TensorFlow takes seconds, so after the quick checks
-    from stages.inference.embed import BATCH, Backbone
+    # TensorFlow takes seconds, so after the quick checks.
+    from stages.inference.embed import Backbone, embed
 
     backbone = Backbone(model, dataset.shape)
     embedding = Embedding(key=backbone.key, views=views, width=backbone.width)
     work = EMBEDDED_SO_FAR / embedding.key
     known = Known([*_finished(embedding.key), work], views)
     work.mkdir(parents=True, exist_ok=True)
-    computed = 0
+    computed, damaged = 0, set(known.damaged)
     with progress(int((~known.has(digests)).sum()), "images", "features") as bar:
-        for shard, (first, last) in enumerate(pairwise(pixels.starts.tolist())):
-            features = {
-                view: np.empty((last - first, embedding.width), np.float32) for view in views
-            }
-            new = np.flatnonzero(~known.take(digests[first:last], features))
-            for some in np.split(new, range(BATCH, len(new), BATCH)):
-                images = pixels.take(first + some)
-                for view in views:
-                    features[view][some] = backbone(images if view == PLAIN else images[:, :, ::-1])
-                bar.update(len(some))
-            computed += len(new)
-            path = shard_path(work, shard)
-            write_shard(path, digests[first:last], features)
-            link_or_copy(path, shard_path(folder, shard))
+        for part in embed(model, backbone, pixels, digests, known, views, work, bar.update):
+            link_or_copy(part.path, folder / part.path.name)
+            computed += part.computed
+            damaged |= set(part.damaged)
     write_embedding(folder, embedding)
-    damage = f"; {len(known.damaged)} damaged files made anew" if known.damaged else ""
+    damage = f"; {len(damaged)} damaged files made anew" if damaged else ""
     return (
         f"features of {len(pixels):,} images: {computed:,} computed, "
         f"{len(pixels) - computed:,} reused{damage}"

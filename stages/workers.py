@@ -318,3 +318,5 @@ def _mark() -> Iterator[str]:
         yield str(mark)
     finally:
         mark.unlink(missing_ok=True)
+        with suppress(OSError):  # another stage may be at work
+            CLUSTER.rmdir()

@@ -94,7 +94,7 @@ stages/store/model.py                train evaluate export plot
 stages/store/names.py                download preprocess split evaluate export plot
 stages/store/outputs.py              download preprocess split features train evaluate export plot
 stages/store/tables.py               download preprocess split features train evaluate export plot
-stages/workers.py                    preprocess split
+stages/workers.py                    preprocess split features
 """
 ONLY_TALKS = {"stages/__init__.py", "stages/errors.py", "stages/progress.py", "stages/quiet.py"}
 TEMPLATES = {

@@ -127,6 +127,17 @@ class Known:
             for row, digest in enumerate(digests.tolist()):
                 self._where.setdefault(digest, (number, row))
 
+    def of(self, digests: np.ndarray) -> "Known":
+        """What is known of these images alone, to be sent to where it is wanted."""
+        part = Known([], self._views)
+        places = {digest: self._where.get(digest) for digest in digests.tolist()}
+        found = {digest: place for digest, place in places.items() if place}
+        files = sorted({number for number, _ in found.values()})
+        part._paths = [self._paths[number] for number in files]
+        number_of = {number: at for at, number in enumerate(files)}
+        part._where = {digest: (number_of[file], row) for digest, (file, row) in found.items()}
+        return part
+
     def has(self, digests: np.ndarray) -> np.ndarray:
         """bool (n,)"""
         return np.array([digest in self._where for digest in digests.tolist()], bool)
