@@ -9,7 +9,15 @@ import keras
 import numpy as np
 import pytest
 import yaml
-from training_workspace import make_workspace, outputs, set_parameters
+from training_workspace import (
+    EMBEDDING,
+    FLIP,
+    FROZEN,
+    WEIGHTS,
+    make_workspace,
+    outputs,
+    set_parameters,
+)
 
 import stages.architectures
 from stages import evaluate, features, train
@@ -40,24 +48,6 @@ from stages.store.processed import Pixels
 from stages.store.tables import read_table, write_table
 from stages.training.head import FOLDS, Photos, first_of_class, fit_head, folds, threads_within
 
-ARCHITECTURE = """
-import keras
-from stages.architectures._build import load_weights
-
-def build(shape, outputs, weights=None):
-    parts = [
-        keras.Input(shape),
-        keras.layers.Conv2D(24, 5, strides=3, activation="relu"),
-        keras.layers.Flatten(),
-    ]
-    net = keras.Sequential(parts, name="backbone")
-    if weights:
-        load_weights(net, weights)
-    images = keras.Input(shape)
-    x = net(keras.layers.Rescaling(1 / 255)(images), training=False)
-    x = keras.layers.Dropout(0.2)(x)
-    return keras.Model(images, keras.layers.Dense(outputs)(x))
-"""
 PLAIN_NET = """
 import keras
 
@@ -65,22 +55,19 @@ def build(shape, outputs, weights=None):
     parts = [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(outputs)]
     return keras.Sequential(parts)
 """
-WEIGHTS = PRETRAINED / "own.weights.h5"
-MODEL = {"name": "embedding", "settings": {}, "weights": str(WEIGHTS), "backbone": "frozen"}
-FLIP = {"horizontal_flip": "random"}
 
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
     """Makes a workspace with weights for a small architecture of its own, and works in it."""
-    (tmp_path / "embedding.py").write_text(ARCHITECTURE)
+    (tmp_path / "embedding.py").write_text(EMBEDDING)
     (tmp_path / "without_backbone.py").write_text(PLAIN_NET)
     monkeypatch.setattr(stages.architectures, "__path__", [str(tmp_path)])
     keras.utils.set_random_seed(3)
     net = stages.architectures.build_model("embedding", (18, 18, 1), 3)
 
     def make(name="work", **settings):
-        settings = {"model": MODEL, "augment": FLIP} | settings
+        settings = {"model": FROZEN, "augment": FLIP} | settings
         folder = make_workspace(tmp_path / name, **settings)
         monkeypatch.chdir(folder)
         PRETRAINED.mkdir(parents=True)
@@ -224,7 +211,7 @@ def test_a_frozen_job_gives_the_same_bytes_twice(workspace):
 
 @pytest.mark.parametrize("backbone", ["frozen", "fine_tuned"])
 def test_labels_are_doubted_by_layers_that_never_saw_the_image(workspace, backbone):
-    workspace(model=MODEL | {"backbone": backbone}, train={"epochs": 1})
+    workspace(model=FROZEN | {"backbone": backbone}, train={"epochs": 1})
     path = Path("data/splits/train.csv")
     lines = path.read_text().splitlines()
     for line in (8, 30):  # the header is line 0
@@ -308,7 +295,7 @@ def test_the_curve_tells_how_many_photos_are_enough(workspace):
 
 def test_fine_tuning_is_kept_only_where_it_is_better_on_the_validation_images(workspace):
     folder = workspace(
-        model=MODEL | {"backbone": "fine_tuned"},
+        model=FROZEN | {"backbone": "fine_tuned"},
         train={"monitor": "val/loss", "optimizer": {"name": "sgd", "learning_rate": 50.0}},
     )
     features.main()
@@ -321,7 +308,7 @@ def test_fine_tuning_is_kept_only_where_it_is_better_on_the_validation_images(wo
     models = [load_model(at / "models/model.keras")[0] for at in (folder, frozen)]
     np.testing.assert_allclose(models[0](images), models[1](images), atol=1e-5)
     gentle = {"monitor": "val/loss", "optimizer": {"name": "adam", "learning_rate": 0.003}}
-    set_parameters(frozen, model=MODEL | {"backbone": "fine_tuned"}, train=gentle)
+    set_parameters(frozen, model=FROZEN | {"backbone": "fine_tuned"}, train=gentle)
     features.main()
     train.main()
     assert read_info("models/model.keras").train["best_epoch"] > 0
@@ -411,7 +398,7 @@ def test_part_of_the_photos_needs_no_new_features(workspace):
 )
 def test_what_cannot_be_frozen_is_said(workspace, model, said):
     folder = workspace()
-    (folder / "params.yaml").write_text(json.dumps({"model": MODEL | model}))
+    (folder / "params.yaml").write_text(json.dumps({"model": FROZEN | model}))
     with pytest.raises(UserError, match=said):
         features.main()
 

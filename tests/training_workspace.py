@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from stages.files import INDEX_COLUMNS, RELATIVES_COLUMNS
+from stages.files import INDEX_COLUMNS, PRETRAINED, RELATIVES_COLUMNS
 from stages.images.fingerprints import digests
 from stages.parameters.pixels import Preprocessing
 from stages.parameters.whole import Parameters
@@ -14,6 +14,29 @@ from stages.store.processed import Dataset
 from stages.store.tables import write_table
 
 SIDE = 18  # the least the default convnet takes
+
+# An architecture named embedding, and settings that freeze it.
+EMBEDDING = """
+import keras
+from stages.architectures._build import load_weights
+
+def build(shape, outputs, weights=None):
+    parts = [
+        keras.Input(shape),
+        keras.layers.Conv2D(24, 5, strides=3, activation="relu"),
+        keras.layers.Flatten(),
+    ]
+    net = keras.Sequential(parts, name="backbone")
+    if weights:
+        load_weights(net, weights)
+    images = keras.Input(shape)
+    x = net(keras.layers.Rescaling(1 / 255)(images), training=False)
+    x = keras.layers.Dropout(0.2)(x)
+    return keras.Model(images, keras.layers.Dense(outputs)(x))
+"""
+WEIGHTS = PRETRAINED / "own.weights.h5"
+FROZEN = {"name": "embedding", "settings": {}, "weights": str(WEIGHTS), "backbone": "frozen"}
+FLIP = {"horizontal_flip": "random"}
 
 
 def pictures(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
