@@ -53,7 +53,7 @@ serve: $(VENV)/.installed-export
 
 bench: $(VENV)/.installed-dev
 	for name in dvc_overhead decode memory incremental streaming \
-	    trainer_speed determinism_cost report predict label_errors faults; do \
+	    trainer_speed determinism_cost report predict label_errors faults cluster; do \
 	    python -m bench.$$name || exit 1; done
 
 lint: $(VENV)/.installed-dev

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ class Work:
             {
                 "sha256": hashes,
                 "rows": done.tolist(),
-                "facts": contents.facts[done].tobytes().hex(),
+                "facts": b64encode(contents.facts[done].tobytes()).decode(),
                 "reasons": [contents.reasons[content] for content in rejected],
             }
         )
@@ -223,7 +224,7 @@ def _read_unfinished(folder: Path, settings: Preprocessing) -> Earlier | None:
         hashes += document["sha256"][:count]
         rejected += document["sha256"][count:]
         reasons += document["reasons"]
-        facts += bytes.fromhex(document["facts"])
+        facts += b64decode(document["facts"])
     table = np.frombuffer(facts, FACTS)
     columns = {name: pa.array(table[name].tolist()) for name in FACT_TYPES}
     index = pa.table({"sha256": pa.array(hashes, pa.string()), **columns})
