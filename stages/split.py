@@ -28,18 +28,12 @@ from stages.parameters.section import read_settings
 from stages.parameters.split import Split
 from stages.splits import RANK, TRAIN, describe
 from stages.splits.describe import summarise, write_summary
-from stages.splits.near_duplicates import (
-    StoredPixels,
-    components,
-    near_duplicates,
-    parse_hashes,
-    unchecked,
-)
+from stages.splits.near_duplicates import components, near_duplicates, unchecked
 from stages.splits.oddities import odd_images
 from stages.splits.plan import connected, plan_sides, relatives_of
 from stages.store.outputs import Outputs, made_by, outputs_of
 from stages.store.processed import Dataset, Pixels
-from stages.store.tables import iterate, read_table, write_table
+from stages.store.tables import iterate, read_compact, read_table, words, write_table
 
 COLUMNS = [
     *("id", "path", "label", "split", "group", "sha256", "pixels", "perceptual"),
@@ -59,8 +53,8 @@ def split(outputs: Outputs) -> str:
     with made_by("preprocess", PROCESSED):
         dataset, pixels = Dataset.load(PROCESSED), Pixels(PROCESSED)
     with made_by("preprocess", PROCESSED / INDEX):
-        images = read_table(PROCESSED / INDEX, COLUMNS)
-        hashes = parse_hashes(images["perceptual"])
+        images = read_compact(PROCESSED / INDEX, COLUMNS)
+        hashes = words(images["perceptual"])[0]
     with made_by("preprocess", PROCESSED / REJECTS):
         reasons = read_table(PROCESSED / REJECTS, ["reason"])["reason"].to_pylist()
     if not len(images):
@@ -71,7 +65,8 @@ def split(outputs: Outputs) -> str:
         with made_by("preprocess", PROCESSED):
             return pixels.rows(where["shard"].to_pylist(), where["row"].to_numpy())
 
-    read_pixels = StoredPixels(pixels, find)
+    odd = odd_images(images)
+    images = images.drop_columns(["darkest", "brightest", "entropy", "sharpness"])
     relatives = None
     if settings.near_duplicates == "together":
         relatives = components(hashes, read_pixels)
@@ -80,15 +75,15 @@ def split(outputs: Outputs) -> str:
     conflicts = describe.conflicting(plan.labels, plan.pixels)
     left_out = describe.left_out(plan.sides, plan.pixels, plan.relatives)
     identical = describe.identical(plan.sides, plan.labels, plan.pixels)
-    # Digests are most of the table, and planning was their last use.
-    images = images.drop_columns(["group", "split", "sha256", "pixels", "perceptual"])
+    summary = summarise(images, dataset.classes, plan.sides, reasons)
+    # Of ten million images, what follows needs a fourth of the table.
+    images = images.select(["id", "path", "label", "shard", "row"])
+    pa.default_memory_pool().release_unused()
     near, distances = near_duplicates(hashes, RANK[plan.sides], read_pixels)
     other, other_distances = near_duplicates(hashes, plan.labels, read_pixels)
     unlike = plan.pixels[other[:, 0]] != plan.pixels[other[:, 1]]  # others are in `conflicts`
     other, other_distances = other[unlike], other_distances[unlike]
-    odd = odd_images(images)
 
-    summary = summarise(images, dataset.classes, plan.sides, reasons)
     summary["duplicates"] = {
         "identical": plan.identical,
         "left_out": len(left_out),

@@ -76,13 +76,15 @@ def test_blank_images_are_no_duplicates():
     assert search([blank, blank, blank + 1], [0, 0, 0], [TRAIN, TEST, VAL])[0] == []
 
 
-def test_every_pair_of_close_hashes_is_proposed_once(monkeypatch):
+@pytest.mark.parametrize("many", [0, 20, 100])
+def test_every_pair_of_close_hashes_is_proposed_once(monkeypatch, many):
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, 30, np.uint64).repeat(20)
     for _ in range(2):
         hashes ^= np.uint64(1) << rng.integers(0, 64, len(hashes), np.uint64)
     rank = rng.integers(-1, 3, len(hashes))
     monkeypatch.setattr(module, "PAIRS_AT_A_TIME", 50)
+    monkeypatch.setattr(module, "MANY", many)
     proposed = [
         (min(pair), max(pair))
         for chunk in module._candidates(hashes, rank)

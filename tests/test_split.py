@@ -23,7 +23,7 @@ from stages.splits import EXTRA, LEFT_OUT, TEST, TRAIN, VAL
 from stages.splits.near_duplicates import join
 from stages.splits.plan import leaking, plan_sides, stratified
 from stages.store.processed import Dataset
-from stages.store.tables import write_table
+from stages.store.tables import encode, iterate, ranks, read_compact, words, write_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -591,10 +591,13 @@ def pools(draw):
         columns["label"].append("cat" if n % 2 else "dog")
         columns["split"].append(draw(st.sampled_from(["", "", "", "train", "test", "val"])))
         columns["group"].append(group)
-        columns["sha256"].append(f"{n * 7919 % 104729:064x}")
-        columns["pixels"].append(f"{twin:032x}")
+        columns["sha256"].append((n * 7919 % 104729).to_bytes(32))
+        columns["pixels"].append(twin.to_bytes(16))
         near.append(draw(st.one_of(st.just(n), few)))
-    table = pa.table({name: pa.chunked_array([pa.array(v)]) for name, v in columns.items()})
+    types = {"sha256": pa.binary(32), "pixels": pa.binary(16)}
+    table = pa.table(
+        {name: pa.chunked_array([pa.array(v, types.get(name))]) for name, v in columns.items()}
+    )
     return table, np.array(near)
 
 
@@ -671,3 +674,54 @@ def test_joined_sets_are_the_connected_components_named_after_their_first(pairs)
         for k in both:
             expected[k] = both
     assert first.tolist() == [min(members) for members in expected]
+
+
+INDEX_LINES = """id,label,sha256,bytes
+a,cat,{0},5
+b,dog,{1},6
+c,cat,{0},7
+"""
+
+
+def test_a_compact_table_says_the_same(tmp_path):
+    path = tmp_path / "index.csv"
+    path.write_text(INDEX_LINES.format("ff" * 32, "0a" * 32))
+    table = read_compact(path, ["label", "sha256", "bytes"])
+    digests = [bytes.fromhex(text) for text in ("ff" * 32, "0a" * 32, "ff" * 32)]
+    assert table.to_pydict() == {
+        "label": ["cat", "dog", "cat"],
+        "sha256": digests,
+        "bytes": [5, 6, 7],
+    }
+    assert list(iterate(table)) == list(zip(*table.to_pydict().values(), strict=True))
+    numbers, names = encode(table["label"])
+    assert (numbers.tolist(), names.to_pylist()) == ([0, 1, 0], ["cat", "dog"])
+    assert ranks(table["sha256"]).tolist() == [1, 0, 1]
+
+
+def test_an_empty_table_is_compact_too(tmp_path):
+    path = tmp_path / "index.csv"
+    path.write_text("id,sha256\n")
+    table = read_compact(path, ["sha256"])
+    assert len(table) == 0
+    assert words(table["sha256"]).shape == (4, 0)
+
+
+@pytest.mark.parametrize("digest", ["ff" * 31, "xy" * 32, "f " * 32, ""])
+def test_what_is_no_digest_is_noticed(tmp_path, digest):
+    path = tmp_path / "index.csv"
+    path.write_text(INDEX_LINES.format("ff" * 32, digest))
+    with pytest.raises(ValueError, match="hex"):
+        read_compact(path, ["sha256"])
+
+
+def test_digests_are_ranked_by_all_their_bytes():
+    rng = np.random.default_rng(0)
+    # Most agree in their first 8 bytes, many in all.
+    digests = [bytes([n % 3]) * 24 + bytes(rng.integers(0, 3, 8).tolist()) for n in range(500)]
+    column = pa.chunked_array([digests[:7], [], digests[7:]], pa.binary(32))
+    expected = np.unique(np.array([digest.hex() for digest in digests]), return_inverse=True)[1]
+    assert ranks(column).tolist() == expected.tolist()
+    assert (
+        ranks(column.slice(9)).tolist() == np.unique(expected[9:], return_inverse=True)[1].tolist()
+    )

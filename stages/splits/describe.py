@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from stages.files import SIDES
 from stages.splits import EXTRA, LEFT_OUT
 from stages.store.names import cell, path_cell
+from stages.store.tables import encode
 
 # What a person should look at before trusting the data: one line an issue.
 
@@ -130,7 +131,8 @@ def summarise(
     `images` has the columns label, width, height, mode, format, bytes; `sides` int8 (n,);
     `reasons` says for each rejected file why.
     """
-    labels = pc.index_in(images["label"], pa.array(classes, pa.string())).to_numpy()
+    numbers, names = encode(images["label"])
+    labels = pc.index_in(names, pa.array(classes, pa.string())).to_numpy()[numbers]
     sizes = images["bytes"].to_numpy()
     used = [side for side in range(len(SIDES)) if side != EXTRA or (sides == EXTRA).any()]
     count = {s: np.bincount(labels[sides == s], minlength=len(classes)) for s in used}

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import pyarrow as pa
 
 from stages.splits import RANK
 from stages.store.outputs import made_by
@@ -33,6 +32,15 @@ DISTANCE = 0.01
 # neighbouring parts of the picture and often go together: a band of these would tell less.
 BANDS = [np.uint64(sum(1 << bit for bit in range(band, 64, 3))) for band in range(3)]
 
+# Among many that share a band the same is done once more, with the bits that are not in it: each of
+# its parts holds every third of these. So the work grows less than with the square of the number.
+PARTS = [
+    [np.uint64(sum(1 << bit for bit in others[part::3])) for part in range(3)]
+    for band in range(3)
+    for others in [[bit for bit in range(64) if bit % 3 != band]]
+]
+MANY = 100  # fewer are compared as fast one by one
+
 # A band that more images share tells nothing (blank or flat pictures) and is not followed:
 # the work stays linear in the number of images. `unchecked` counts what that leaves out.
 CROWDED = 5000
@@ -46,12 +54,6 @@ PORTIONS_A_TASK = 20
 
 # A thumbnail is so many blocks of pixels high and wide.
 BLOCKS = 8
-
-
-def parse_hashes(hexadecimal: pa.ChunkedArray) -> np.ndarray:
-    """Hashes of 16 hexadecimal digits as uint64 (n,)."""
-    joined = "".join("".join(chunk.to_pylist()) for chunk in hexadecimal.chunks)
-    return np.frombuffer(bytes.fromhex(joined), ">u8").astype(np.uint64)
 
 
 def near_duplicates(
@@ -119,67 +121,72 @@ def join(first: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def unchecked(hashes: np.ndarray, sides: np.ndarray) -> int:
     """How many images share every band with so many that `near_duplicates` did not follow any."""
     used = hashes[RANK[sides] >= 0]
-    return int(np.logical_and.reduce([_crowded(used, band) for band in BANDS]).sum())
+    return int(np.logical_and.reduce([_sharing(used, band) > CROWDED for band in BANDS]).sum())
 
 
-def _crowded(hashes: np.ndarray, band: np.uint64) -> np.ndarray:
-    """Which of `hashes` share `band` with too many, bool (n,)."""
-    _, group, sizes = np.unique(hashes & band, return_inverse=True, return_counts=True)
-    return sizes[group] > CROWDED
+def _sharing(hashes: np.ndarray, band: np.uint64) -> np.ndarray:
+    """With how many of `hashes`, itself included, each shares `band`: int64 (n,)."""
+    keys = hashes & band
+    order = np.argsort(keys)
+    bounds = np.flatnonzero(np.diff(keys[order])) + 1
+    sizes = np.diff(bounds, prepend=0, append=len(keys))
+    sharing = np.empty(len(keys), np.int64)
+    sharing[order] = np.repeat(sizes, sizes)
+    return sharing
 
 
 def _candidates(hashes: np.ndarray, rank: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield int64 arrays (left, right) of images of different rank whose hashes are close.
-
-    For each band: sort by it, then compare every image with the next one, the one after that, and
-    so on, as long as any image has the band in common with the one at that `offset`.
-    """
+    """Yield int64 arrays (left, right) of images of different rank whose hashes are close."""
     usable = np.flatnonzero(rank >= 0)
     lefts, rights, waiting = [], [], 0
-    for number, band in enumerate(BANDS):
-        images = usable[~_crowded(hashes[usable], band)]
-        images = images[np.argsort(hashes[images] & band, kind="stable")]
-        sorted_hashes, sorted_rank = hashes[images], rank[images]
-        keys = sorted_hashes & band
-        at, offset = np.arange(len(images)), 0
-        while len(at):
-            offset += 1
-            at = at[: np.searchsorted(at, len(images) - offset)]
-            at = at[keys[at] == keys[at + offset]]
-            differing = sorted_hashes[at] ^ sorted_hashes[at + offset]
-            close = np.flatnonzero(np.bitwise_count(differing) <= HASH_BITS)
-            left, differing = at[close], differing[close]
-            right = left + offset
-            wanted = sorted_rank[left] != sorted_rank[right]
-            for earlier in BANDS[:number]:  # a pair that agrees there was found there
-                wanted &= (differing & earlier) != 0
-            lefts.append(images[left[wanted]])
-            rights.append(images[right[wanted]])
-            waiting += len(lefts[-1])
-            if waiting > PAIRS_AT_A_TIME:
-                yield np.concatenate(lefts), np.concatenate(rights)
-                lefts, rights, waiting = [], [], 0
+    for left, right in _pairs(hashes[usable], rank[usable]):
+        lefts.append(usable[left])
+        rights.append(usable[right])
+        waiting += len(left)
+        if waiting > PAIRS_AT_A_TIME:
+            yield np.concatenate(lefts), np.concatenate(rights)
+            lefts, rights, waiting = [], [], 0
     if waiting:
         yield np.concatenate(lefts), np.concatenate(rights)
 
 
-@dataclass(frozen=True)
-class StoredPixels:
-    """Reads images by their numbers, int64 (n,): those at the global `rows` of them in `pixels`.
+def _pairs(hashes: np.ndarray, rank: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for number, band in enumerate(BANDS):
+        sharing = _sharing(hashes, band)
+        few = np.flatnonzero(sharing <= min(MANY, CROWDED))
+        many = np.flatnonzero((sharing > MANY) & (sharing <= CROWDED))
+        # A pair that agrees in an earlier band or part was found there.
+        earlier = BANDS[:number]
+        yield from _close(hashes, rank, few, band, earlier)
+        for k, part in enumerate(PARTS[number]):
+            yield from _close(hashes, rank, many, band | part, earlier + PARTS[number][:k])
 
-    To say so in two parts lets the machines of a cluster read for themselves.
+
+def _close(
+    hashes: np.ndarray, rank: np.ndarray, images: np.ndarray, key: np.uint64, other: list[np.uint64]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of `images` int64 (m,) that have the bits `key` in common, and all bits of none of
+    `other`.
+
+    Sort by the key, then compare every image with the next one, the one after that, and so on, as
+    long as any image has the key in common with the one at that `offset`.
     """
-
-    pixels: Pixels
-    rows: Callable[[np.ndarray], np.ndarray]
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        return _take(self.pixels, self.rows(images))
-
-
-def _take(pixels: Pixels, rows: np.ndarray) -> np.ndarray:
-    with made_by("preprocess", pixels.folder):
-        return pixels.take(rows)
+    images = images[np.argsort(hashes[images] & key)]
+    sorted_hashes, sorted_rank = hashes[images], rank[images]
+    keys = sorted_hashes & key
+    at, offset = np.arange(len(images)), 0
+    while len(at):
+        offset += 1
+        at = at[: np.searchsorted(at, len(images) - offset)]
+        at = at[keys[at] == keys[at + offset]]
+        differing = sorted_hashes[at] ^ sorted_hashes[at + offset]
+        close = np.flatnonzero(np.bitwise_count(differing) <= HASH_BITS)
+        left, differing = at[close], differing[close]
+        right = left + offset
+        wanted = sorted_rank[left] != sorted_rank[right]
+        for bits in other:
+            wanted &= (differing & bits) != 0
+        yield images[left[wanted]], images[right[wanted]]
 
 
 class _Comparison:

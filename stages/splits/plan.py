@@ -4,6 +4,7 @@ What belongs together (copies of one image, a group) is a *unit* and stays on on
 positions from the seed, sides by position, and what would still leak is left out."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
@@ -16,7 +17,7 @@ from stages.errors import UserError
 from stages.files import SIDES
 from stages.splits import LEFT_OUT, RANK, TEST, TRAIN, VAL
 from stages.splits.near_duplicates import join
-from stages.store.tables import encode
+from stages.store.tables import encode, ranks
 
 # Units: images that must stay together, and where the seed puts each of them.
 
@@ -40,26 +41,50 @@ def group_names(paths: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
     return names
 
 
-def unit_names(files: pa.ChunkedArray, groups: pa.ChunkedArray) -> pa.ChunkedArray:
-    """One name for all images that stay together: their group, or else their file's digest.
+class Units:
+    """What stays together: images of one group, or else those of one file.
 
     The file and not its pixels, so that images keep their side when they are processed in
     another size or colour, and results before and after can be compared. Identical images of
     different groups are left to `leaking`: joining them would chain whole data sets together
     through one blank image.
+
+    Units are numbered in the order of their names, a digest in hexadecimal digits or `group/...`:
+    the first of several has the smallest number. `of` int64 (n,) is the unit of each image.
     """
-    alone = pc.equal(groups, "")
-    if pc.all(alone).as_py():
-        return files
-    return pc.if_else(alone, files, pc.binary_join_element_wise("group", groups, "/"))
+
+    def __init__(
+        self, digests: pa.ChunkedArray, groups: pa.ChunkedArray, pixels: np.ndarray | None
+    ):
+        """`pixels` int64 (n,), if given, are numbers of images that count as one file."""
+        self._digests, files = digests.combine_chunks(), ranks(digests)
+        self._row = np.empty(files.max(initial=-1) + 1, np.int64)
+        self._row[files] = np.arange(len(files))
+        self.of = files if pixels is None else smallest(files, pixels)[pixels]
+        group, names = encode(groups)
+        groups_by_number = names.to_pylist()
+        self._groups = sorted(groups_by_number)
+        if self._groups != [""]:
+            place = {name: number for number, name in enumerate(self._groups)}
+            place_of = np.array([place[name] for name in groups_by_number])
+            alone = np.array([not name for name in groups_by_number])
+            self.of = np.where(alone[group], self.of, len(self._row) + place_of[group])
+
+    def names(self, units: np.ndarray) -> list[str]:
+        """Of each of `units` int64 (m,), which ascend."""
+        count = len(self._row)
+        files, groups = np.split(units, [np.searchsorted(units, count)])
+        digests = self._digests.take(pa.array(self._row[files])).to_pylist()
+        return [digest.hex() for digest in digests] + [
+            f"group/{self._groups[group - count]}" for group in groups.tolist()
+        ]
 
 
-def first_twins(files: pa.ChunkedArray, pixels: np.ndarray) -> pa.ChunkedArray:
-    """For each image the smallest of `files`, digests, among those with its `pixels`, numbers."""
-    rank = pc.rank(files.combine_chunks()).to_numpy()
-    order = np.lexsort((rank, pixels))
-    first = order[np.searchsorted(pixels[order], np.arange(pixels.max(initial=-1) + 1))]
-    return files.take(pa.array(first[pixels]))
+def smallest(numbers: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    """The smallest of `numbers` int64 (n,) in each of `sets` int64 (n,)."""
+    least = np.full(sets.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(least, sets, numbers)
+    return least
 
 
 def connected(units: np.ndarray, relatives: np.ndarray) -> np.ndarray:
@@ -83,22 +108,15 @@ def relatives_of(chosen: np.ndarray, sets: np.ndarray) -> np.ndarray:
     return np.stack([at[several], at[first[number[several]]]], axis=1)
 
 
-def smallest_names(names: pa.Array, units: np.ndarray, sets: np.ndarray) -> pa.Array:
-    """For each number in `sets` int64 (n,) the first in the alphabet of its units' `names`."""
-    rank = pc.rank(names).to_numpy()[units]
-    order = np.lexsort((rank, sets))
-    first = order[np.searchsorted(sets[order], np.arange(sets.max(initial=-1) + 1))]
-    return names.take(pa.array(units[first]))
-
-
-def positions(names: pa.Array, seed: int) -> np.ndarray:
-    """A place in [0, 1) for each of `names`, float64 (n,): a function of name and seed alone."""
+def positions(units: np.ndarray, names: Callable[[np.ndarray], list[str]], seed: int) -> np.ndarray:
+    """A place in [0, 1) for each of `units` int64 (n,), which ascend, float64 (n,): a function of
+    its name, which `names` gives for some of them, and of the seed alone."""
     key = str(seed).encode()
-    numbers = np.empty(len(names), np.uint64)
-    for start in range(0, len(names), 10_000):
+    numbers = np.empty(len(units), np.uint64)
+    for start in range(0, len(units), 10_000):
         digests = [
             blake2b(name.encode(), digest_size=8, key=key).digest()
-            for name in names[start : start + 10_000].to_pylist()
+            for name in names(units[start : start + 10_000])
         ]
         numbers[start : start + 10_000] = np.frombuffer(b"".join(digests), "<u8")
     # 53 bits are what a float64 holds exactly, so 1.0 is never reached.
@@ -210,7 +228,8 @@ def plan_sides(
     group_by: str | None = None,
     relatives: np.ndarray | None = None,
 ) -> Plan:
-    """Give every row of `images` (columns path, label, split, group, sha256, pixels) a side.
+    """Give every row of `images` (columns path, label, split, group, sha256, pixels, as
+    `read_compact` gives them) a side.
 
     Declared sides are kept. A side that is declared for any image takes no others; the rest
     is drawn from the images without a declared side, or, where all have one, from the
@@ -225,18 +244,15 @@ def plan_sides(
     Raises `UserError` if a class has no image to train on, or if there is none to test.
     """
     groups = images["group"] if group_by is None else group_names(images["path"], group_by)
-    pixels, _ = encode(images["pixels"])
-    files = images["sha256"]
-    if method == "stratified":
-        # Twins go together, so none is lost. By hash they would go where the smallest digest
-        # says, and a new twin could move one from test to train: there leave one out instead.
-        files = first_twins(files, pixels)
-    units, names = encode(unit_names(files, groups))
-    kin = units
+    pixels = ranks(images["pixels"])
+    # With `stratified` twins go together, so none is lost. By hash they would go where the smallest
+    # digest says, and a new twin could move one from test to train: there leave one out instead.
+    named = Units(images["sha256"], groups, pixels if method == "stratified" else None)
+    units = kin = named.of
     if relatives is not None:
         kin = connected(units, relatives)
         if method == "stratified":
-            units, names = kin, smallest_names(names, units, kin)
+            units = smallest(units, kin)[kin]
     labels = _numbers(images["label"], classes)
 
     declared = _numbers(images["split"], SIDES)
@@ -248,7 +264,7 @@ def plan_sides(
     shares = {side: share for side, share in shares.items() if not (declared == side).any()}
     drawn = np.flatnonzero(pool & (sides == TRAIN))
     drawn_units, unit_of = np.unique(units[drawn], return_inverse=True)
-    drawn_positions = positions(names.take(pa.array(drawn_units)), seed)
+    drawn_positions = positions(drawn_units, named.names, seed)
     if method == "hash":
         unit_sides = by_hash(drawn_positions, shares)
     else:
@@ -266,8 +282,9 @@ def plan_sides(
 
 def _numbers(values: pa.ChunkedArray, known: list[str] | tuple[str, ...]) -> np.ndarray:
     """Index of each of `values` in `known`, -1 if it is not there; int64 (n,)."""
-    found = pc.index_in(values, pa.array(known, pa.string()))
-    return pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    numbers, names = encode(values)
+    found = pc.fill_null(pc.index_in(names, pa.array(known, pa.string())), -1)
+    return found.to_numpy().astype(np.int64)[numbers]
 
 
 def _check_classes(sides: np.ndarray, labels: np.ndarray, classes: list[str], near: str) -> None:
