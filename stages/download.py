@@ -1,10 +1,11 @@
 """Gather the images: one manifest, and a few archives whatever their number."""
 
 import os
+import shutil
 from pathlib import Path
 
 from stages.errors import UserError, run
-from stages.files import DOWNLOADS, DVC_LOCK, RAW, SEEN
+from stages.files import DOWNLOADS, DVC_LOCK, PACKED_SO_FAR, RAW, SEEN
 from stages.parameters.download import Download
 from stages.parameters.section import read_settings
 from stages.sources.gather import gather
@@ -16,6 +17,7 @@ from stages.store.raw import write_manifest
 def main() -> None:
     with outputs_of("download") as outputs:
         print(download(outputs))
+    shutil.rmtree(PACKED_SO_FAR, ignore_errors=True)
 
 
 def download(outputs: Outputs) -> str:

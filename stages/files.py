@@ -9,6 +9,7 @@ RAW = Path("data/raw")  # a few archives, and MANIFEST
 # and what is known of files that need not be read again.
 DOWNLOADS = Path(os.environ.get("IMAGE_DOWNLOADS") or "data/downloads")
 SEEN = Path("data/.seen")
+PACKED_SO_FAR = SEEN / "packed"  # from a bucket, by a run that has not ended, or has failed
 CLUSTER = Path("data/.cluster")  # by which the machines of a cluster know that they share the data
 
 # preprocess

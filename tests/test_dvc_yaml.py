@@ -83,6 +83,7 @@ stages/parameters/section.py         download preprocess split features train ev
 stages/parameters/yaml_file.py       download preprocess split features train evaluate export plot
 
 stages/files.py                      download preprocess split features train evaluate export plot
+stages/workers.py                    download
 stages/store/features.py             features train evaluate
 stages/store/archives.py             download preprocess export
 stages/store/blobs.py                download preprocess split features train evaluate export plot

@@ -292,9 +292,9 @@ def test_any_address_that_fsspec_knows_will_do(tmp_path):
 def test_a_store_whose_library_is_missing_is_one_clear_line(tmp_path, monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
-    with pytest.raises(UserError, match="s3:// needs a package that is missing; make cloud"):
-        fetch(["s3://bucket/a.zip"], tmp_path)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
+    with pytest.raises(UserError, match="gs:// needs a package that is missing; make cloud"):
+        fetch(["gs://bucket/a.zip"], tmp_path)
 
 
 def test_an_unknown_kind_of_address_is_one_clear_line(tmp_path):

@@ -42,7 +42,7 @@ def test_the_default_settings_are_valid_and_name_every_key():
         ("train: {epochs: 0}", "train.epochs = 0: input should be greater than or equal to 1"),
         ("split: {val: 0.5, test: 0.5}", "split: val + test = 1 leaves no images to train on"),
         ("preprocess: {resize: fit}", "input should be 'stretch', 'pad' or 'crop'"),
-        ("download: {url: 'https://a/b.zip'}", "url goes with source archive, csv or parquet"),
+        ("download: {url: 'https://a/b.zip'}", "url goes with source archive, csv,"),
         ("download: {source: archive, url: b.zip}", "'b.zip' should begin with https://, s3://"),
         ("download: {source: archive, sha256: abc}", "'abc' should be 64 hexadecimal digits"),
         (

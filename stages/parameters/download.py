@@ -74,11 +74,19 @@ class Download(Section):
 
     @model_validator(mode="after")
     def _url_suits_source(self) -> Self:
-        if self.url is not None and self.source not in ("archive", "parquet", "csv"):
-            raise ValueError(f"url goes with source archive, csv or parquet, not {self.source}")
+        if self.url is not None and self.source not in ("archive", "parquet", "csv", "folder"):
+            raise ValueError(
+                f"url goes with source archive, csv, parquet or folder, not {self.source}"
+            )
         if self.source == "csv" and len(self.urls) > 1:
             raise ValueError("source csv takes one url: an archive of the images and the table")
+        if self.source == "folder" and len(self.urls) > 1:
+            raise ValueError("source folder takes one url: of the folder that holds the classes")
         for url in self.urls:
+            if self.source == "folder" and re.match("https?:", url):
+                raise ValueError(
+                    f"nothing lists the files of {url}; source folder takes s3://, ..."
+                )
             if not re.match(r"[a-z0-9+.-]+://.", url):
                 raise ValueError(f"url {url!r} should begin with https://, s3:// or gs://")
             try:
@@ -94,6 +102,8 @@ class Download(Section):
         for pin in self.pins:
             if not re.fullmatch("[0-9a-f]{64}", pin):
                 raise ValueError(f"sha256 {pin!r} should be 64 hexadecimal digits")
+        if self.pins and self.source == "folder":
+            raise ValueError("sha256 pins files, not a folder; set it to null")
         if self.pins and self.url is None and self.source != "archive":
             raise ValueError("sha256 goes with a url, or with source archive")
         if self.pins and len(self.pins) != max(len(self.urls), 1):

@@ -9,9 +9,9 @@ import posixpath
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
@@ -30,6 +30,7 @@ TRIES = 5
 PAUSE = 1.0
 LONGEST_PAUSE = 60.0  # seconds, however long a busy server asks for
 TIMEOUT = 30  # seconds without a sign of life
+Answer = TypeVar("Answer")
 HEADERS = {"User-Agent": "image-classification-pipeline", "Accept-Encoding": "identity"}
 
 
@@ -264,18 +265,44 @@ def _open_http(url: str, start: int, version: str | None) -> _Opened:
     return _Opened(begins, size, mark, blocks())
 
 
-def _open_fsspec(url: str, start: int, version: str | None) -> _Opened:
+def open_store(url: str) -> tuple[Any, str]:
+    """The store that `url` names, as fsspec knows it, and the path there.
+
+    Raises `UserError` for one that nothing here can read.
+    """
     import fsspec
 
     scheme = urlsplit(url).scheme
     try:
-        system, path = fsspec.core.url_to_fs(url)
+        return fsspec.core.url_to_fs(url)
     except ImportError:
         cloud = scheme in ("s3", "gs", "gcs")
         how = "make cloud" if cloud else "install the package that fsspec names for it"
         raise UserError(f"{url}: {scheme}:// needs a package that is missing; {how}") from None
     except ValueError as error:
         raise UserError(f"{url}: {error}") from None
+
+
+def patiently(ask: Callable[[], Answer], pause: float = PAUSE) -> Answer:
+    """What a store answers, asked again while it fails.
+
+    Raises `FileNotFoundError` and `PermissionError` at once, and `OSError` when there is no use.
+    """
+    patience = _Patience(pause)
+    while True:
+        try:
+            return ask()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # each store's library has exceptions of its own
+            try:
+                patience.wait_after(_Failed(_cause(error)))
+            except _Failed as last:
+                raise OSError(str(last)) from None
+
+
+def _open_fsspec(url: str, start: int, version: str | None) -> _Opened:
+    system, path = open_store(url)
     try:
         system.invalidate_cache()
         info = system.info(path)

@@ -39,23 +39,34 @@ def folder_images(
     Raises `UserError` for a folder that is missing, empty, of one class or otherwise laid out.
     """
     folder = Path(folder)
-    names: list[str] = []
-    ignored: list[str] = []
-    for name in list_files(folder):
-        (names if is_image(name) else ignored).append(name)
-    report_ignored([printable(name) for name in ignored], str(folder))
-    if not names:
-        raise UserError(
-            f"{folder} holds no images; put them there in one folder a class, e.g. "
-            f"{folder}/cat/1.jpg, or choose another download.source in params.yaml"
-        )
-    names.sort(key=printable)
-    layout = list(read_layout(names, str(folder), label_pattern))
-    check_classes({label for _, label in layout}, str(folder))
-    with known_hashes(seen) as hashes, progress(len(names), "images", "reading") as bar:
-        for name, (split, label) in zip(names, layout, strict=True):
+    images = laid_out(list_files(folder), str(folder), label_pattern)
+    with known_hashes(seen) as hashes, progress(len(images), "images", "reading") as bar:
+        for name, split, label in images:
             yield folder_image(folder, name, label, split, "", hashes)
             bar.update()
+
+
+def laid_out(
+    files: Iterable[str], where: str, label_pattern: str | None
+) -> list[tuple[str, str, str]]:
+    """Name, side and class of the images among `files`, all of the folder `where`; by path.
+
+    The layout is `read_layout`'s. Raises `UserError` for none, for one class, or another layout.
+    """
+    names: list[str] = []
+    ignored: list[str] = []
+    for name in files:
+        (names if is_image(name) else ignored).append(name)
+    report_ignored([printable(name) for name in ignored], where)
+    if not names:
+        raise UserError(
+            f"{where} holds no images; put them there in one folder a class, e.g. "
+            f"{where}/cat/1.jpg, or choose another download.source in params.yaml"
+        )
+    names.sort(key=printable)
+    layout = list(read_layout(names, where, label_pattern))
+    check_classes({label for _, label in layout}, where)
+    return [(name, *said) for name, said in zip(names, layout, strict=True)]
 
 
 def folder_image(

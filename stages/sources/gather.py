@@ -11,6 +11,7 @@ from stages.errors import UserError
 from stages.files import MANIFEST
 from stages.parameters.download import Download
 from stages.sources.archive import archive_entries, put_archive
+from stages.sources.bucket import bucket_entries
 from stages.sources.fetch import fetch
 from stages.sources.folder import folder_images
 from stages.sources.known import known_images
@@ -46,6 +47,11 @@ def gather(
             if file_mark(os.stat(file)) != mark:
                 raise UserError(f"{file} changed while it was read; run again")
         return entries
+    if source == "folder" and settings.url:
+        pattern = settings.label_pattern
+        return bucket_entries(
+            settings.urls[0], raw, previous, seen / "bucket", seen / "packed", pattern
+        )
     if source == "folder":
         images = folder_images(settings.path, seen / "files.csv", settings.label_pattern)
     elif source == "csv":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -75,6 +75,19 @@ class RawImage:
     read: Callable[[], bytes]
 
 
+class Listed(Protocol):
+    """An image of which `path` and size in bytes are known."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+
+AnyImage = TypeVar("AnyImage", bound=Listed)
+
+
 class Entry(NamedTuple):
     """What the manifest says of an image, but for its id."""
 
@@ -112,6 +125,39 @@ def write_manifest(raw: str | Path, entries: Iterable[Entry]) -> int:
     return count
 
 
+def cut(images: Iterable[AnyImage], target: int = SHARD_BYTES) -> Iterator[list[AnyImage]]:
+    """The shards of `images`, which come sorted by path.
+
+    If shards were cut after every so many images, one more at the front would move the ends of all
+    shards behind it, and every file would have to be written, hashed and sent again. Here each
+    image decides by itself whether a shard ends after it: a hash of its path, a number drawn evenly
+    from 0 to 2**64, has to lie below a limit in proportion to its size. An image added, changed or
+    removed so alters its own shard and leaves all others byte for byte alike. (Backup programs
+    call this content-defined chunking.) Shards come out at about `target` bytes, as the limits add
+    up to one hit in so many, and are cut at four times that where luck fails.
+    """
+    shard: list[AnyImage] = []
+    size = 0
+    for image in images:
+        shard.append(image)
+        size += image.size
+        draw = int.from_bytes(hashlib.blake2b(image.path.encode(), digest_size=8).digest())
+        # draw / 2**64 < size / target, in whole numbers: the chance to end a shard.
+        if draw * target < image.size << 64 or size >= 4 * target:
+            yield shard
+            shard, size = [], 0
+    if shard:
+        yield shard
+
+
+def shard_name(images: Iterable[tuple[str, bytes]]) -> str:
+    """What a shard is called: after path and SHA-256 of its `images`."""
+    content = hashlib.sha256()
+    for path, digest in images:
+        content.update(path.encode() + b"\0" + digest)
+    return f"images-{content.hexdigest()[:12]}.zip"
+
+
 def pack(
     images: Iterable[RawImage],
     folder: str | Path,
@@ -121,30 +167,12 @@ def pack(
 ) -> Iterator[Entry]:
     """Write `images`, which come sorted by path, into uncompressed zips; yield their entries.
 
-    If shards were cut after every so many images, one more at the front would move the ends of all
-    shards behind it, and every file would have to be written, hashed and sent again. Here each
-    image decides by itself whether a shard ends after it: a hash of its path, a number drawn evenly
-    from 0 to 2**64, has to lie below a limit in proportion to its size. An image added, changed or
-    removed so alters its own shard and leaves all others byte for byte alike. (Backup programs
-    call this content-defined chunking.) Shards come out at about `target` bytes, as the limits add
-    up to one hit in so many, and are cut at four times that where luck fails.
-
     A shard is named after what it holds, and taken over from the folder `previous` if it was
     written there and its bytes still give the checksum that the file `seen` remembers.
     """
     with ThreadPoolExecutor(1) as pool:
         packer = _Packer(Path(folder), Path(previous), _read_checksums(Path(seen)), pool)
-        shard: list[RawImage] = []
-        size = 0
-        for image in images:
-            shard.append(image)
-            size += image.size
-            draw = int.from_bytes(hashlib.blake2b(image.path.encode(), digest_size=8).digest())
-            # draw / 2**64 < size / target, in whole numbers: the chance to end a shard.
-            if draw * target < image.size << 64 or size >= 4 * target:
-                yield from packer.write(shard)
-                shard, size = [], 0
-        if shard:
+        for shard in cut(images, target):
             yield from packer.write(shard)
         packer.finish()
         checksums = {name: check.result() for name, check in packer.checksums.items()}
@@ -176,10 +204,7 @@ class _Packer:
     checking: tuple[list[RawImage], str] | None = None
 
     def write(self, images: list[RawImage]) -> Iterator[Entry]:
-        content = hashlib.sha256()
-        for image in images:
-            content.update(image.path.encode() + b"\0" + image.sha256)
-        name = f"images-{content.hexdigest()[:12]}.zip"
+        name = shard_name((image.path, image.sha256) for image in images)
         self.finish()
         if name in self.known and (self.previous / name).is_file():
             self.checksums[name] = self.pool.submit(checksum, self.previous / name)
@@ -202,7 +227,7 @@ class _Packer:
                 self._write(images, name)
 
     def _write(self, images: list[RawImage], name: str) -> None:
-        _write_zip(images, self.folder / name)
+        write_zip(_unchanged(images), self.folder / name)
         self.checksums[name] = self.pool.submit(checksum, self.folder / name)
 
 
@@ -219,12 +244,19 @@ class ChangedImage(UserError):
     """An image is not what it was when it was listed."""
 
 
-def _write_zip(images: list[RawImage], path: Path) -> None:
+def _unchanged(images: list[RawImage]) -> Iterator[tuple[str, bytes]]:
+    for image in images:
+        data = image.read()
+        if hashlib.sha256(data).digest() != image.sha256:
+            raise ChangedImage(f"{image.path} changed while it was read; run again")
+        yield image.path, data
+
+
+def write_zip(files: Iterable[tuple[str, bytes]], path: Path) -> None:
+    """Write `files`, names and contents, into the uncompressed zip `path`: the same bytes on any
+    machine at any time."""
     with zipfile.ZipFile(path, "w") as archive:
-        for image in images:
-            data = image.read()
-            if hashlib.sha256(data).digest() != image.sha256:
-                raise ChangedImage(f"{image.path} changed while it was read; run again")
-            info = zipfile.ZipInfo(image.path)  # dated 1980-01-01
+        for name, content in files:
+            info = zipfile.ZipInfo(name)  # dated 1980-01-01
             info.create_system, info.external_attr = 3, 0o644 << 16
-            archive.writestr(info, data)
+            archive.writestr(info, content)
