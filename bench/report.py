@@ -41,7 +41,7 @@ MODEL = """
 import sys
 from stages.parameters.model import Model
 from stages.store.model import ModelInfo, save_model
-from stages.training.job import Deployable
+from stages.inference.deployable import Deployable
 from stages.store.processed import Dataset
 data = Dataset.load("data/processed")
 net = Deployable(Model(name="convnet"), data.shape, len(data.classes))

@@ -2,7 +2,8 @@
 
 Reads data/processed; writes data/features, of which it reuses what has not changed. A stage of its
 own, because nothing that train tries changes what a frozen network makes of an image: DVC keeps the
-result, shares it through a remote, and every experiment on the last layer starts from it.
+result, shares it through a remote, and every experiment on the last layer starts from it. With the
+features lies the whole net but for its last layer, which train adds without TensorFlow.
 """
 
 import shutil
@@ -16,10 +17,12 @@ from stages.parameters.section import read_settings
 from stages.progress import progress
 from stages.store.blobs import link_or_copy
 from stages.store.features import (
+    CLASSIFIER,
     MIRRORED,
     PLAIN,
     Embedding,
     Known,
+    network_of,
     read_embedding,
     write_embedding,
 )
@@ -51,8 +54,14 @@ def embed_all(outputs: Outputs) -> str:
     # TensorFlow takes seconds, so after the quick checks.
     from stages.inference.embed import Backbone, embed
 
-    backbone = Backbone(model, dataset.shape)
-    embedding = Embedding(key=backbone.key, views=views, width=backbone.width)
+    backbone = Backbone(model, dataset.shape, len(dataset.classes))
+    embedding = Embedding(
+        key=backbone.key,
+        views=views,
+        width=backbone.width,
+        network=network_of(model),
+        parameters=backbone.classifier.parameters,
+    )
     work = EMBEDDED_SO_FAR / embedding.key
     known = Known([*_finished(embedding.key), work], views)
     work.mkdir(parents=True, exist_ok=True)
@@ -63,7 +72,9 @@ def embed_all(outputs: Outputs) -> str:
             computed += part.computed
             damaged |= set(part.damaged)
     write_embedding(folder, embedding)
-    damage = f"; {len(damaged)} damaged files made anew" if damaged else ""
+    if model.backbone == "frozen":
+        backbone.classifier.save_unfitted(folder / CLASSIFIER)
+    damage = f"; {len(known.damaged)} damaged files made anew" if known.damaged else ""
     return (
         f"features of {len(pixels):,} images: {computed:,} computed, "
         f"{len(pixels) - computed:,} reused{damage}"

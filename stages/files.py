@@ -31,6 +31,7 @@ EMBEDDED_SO_FAR = Path("data/.features")  # by a run that has not ended, or has 
 PRETRAINED = Path("models/pretrained")
 MODEL = Path("models/model.keras")
 EPOCHS = Path("models/epochs")
+SAVED_EPOCHS = "saved.csv"  # in EPOCHS: their files, so that the folder is never empty
 AUGMENTED = Path("models/augmented.npy")
 CHECKPOINTS = Path("models/checkpoints")  # while it trains; log/ is DVCLive's
 LOG = Path("reports/train")

@@ -4,7 +4,8 @@ Killed at any moment, the next run goes on from the last checkpoint and ends wit
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from stages.errors import UserError, run
 from stages.files import (
@@ -32,20 +33,18 @@ from stages.parameters.train import Train
 from stages.store.image_set import ImageSet, load_image_set, read_relatives
 from stages.store.model import record_times
 from stages.store.outputs import Outputs, outputs_of
-
-if TYPE_CHECKING:
-    from stages.training.job import Job
+from stages.training.checkpoint import Checkpoint
 
 
 def main() -> None:
     with outputs_of("train") as outputs:
-        job, times = train(outputs)
+        checkpoint, times = train(outputs)
     record_times(TIMES, "train", times, MODEL)
-    job.checkpoint.delete()
+    checkpoint.delete()
 
 
-def train(outputs: Outputs) -> tuple["Job", dict[str, Any]]:
-    """Train to the end, from the start or the last checkpoint; the job, and what took how long."""
+def train(outputs: Outputs) -> tuple[Checkpoint, dict[str, Any]]:
+    """Train to the end, from the start or the last checkpoint; that, and what took how long."""
     augment, model = read_settings(Augment), read_settings(Model)
     settings = read_settings(Train)
     train_set, validation = read_sets(model, settings)
@@ -56,7 +55,18 @@ def train(outputs: Outputs) -> tuple["Job", dict[str, Any]]:
             flush=True,
         )
 
-    import stages.quiet  # noqa: F401  TensorFlow takes seconds, so after the quick checks
+    relatives = read_relatives(SPLITS / RELATIVES, train_set)
+
+    # scikit-learn and TensorFlow take seconds, so after the quick checks.
+    if model.backbone == "frozen":
+        from stages.training.frozen import FrozenJob
+
+        frozen = FrozenJob(model, settings, train_set, validation, relatives, FEATURES, CHECKPOINTS)
+        times = frozen.train(TENSORBOARD)
+        frozen.save(**paths(outputs))
+        return frozen.checkpoint, times
+
+    import stages.quiet  # noqa: F401
     from stages.training.job import Job, JobSettings
 
     tables = [PROCESSED / DATASET, PROCESSED / INDEX, *sorted(SPLITS.glob("*.csv"))]
@@ -64,23 +74,27 @@ def train(outputs: Outputs) -> tuple["Job", dict[str, Any]]:
         JobSettings(augment, model, settings),
         train_set,
         validation,
-        read_relatives(SPLITS / RELATIVES, train_set),
+        relatives,
         FEATURES,
         CHECKPOINTS,
         [*outputs.code, *tables],
     )
     result = job.train(TENSORBOARD, each_epoch=outputs.check_inputs)
-    job.save(
-        result,
-        model=outputs.file(MODEL),
-        epochs=outputs.directory(EPOCHS),
-        augmented=outputs.file(AUGMENTED),
-        plots=outputs.directory(LOG / "plots"),
-        metrics=outputs.file(LOG / "metrics.json"),
-        curve=outputs.file(LEARNING_CURVE),
-        confidence=outputs.file(LABEL_CONFIDENCE),
-    )
-    return job, result.times
+    job.save(result, **paths(outputs))
+    return job.checkpoint, result.times
+
+
+def paths(outputs: Outputs) -> dict[str, Path]:
+    """Where to write what a job leaves."""
+    return {
+        "model": outputs.file(MODEL),
+        "epochs": outputs.directory(EPOCHS),
+        "augmented": outputs.file(AUGMENTED),
+        "plots": outputs.directory(LOG / "plots"),
+        "metrics": outputs.file(LOG / "metrics.json"),
+        "curve": outputs.file(LEARNING_CURVE),
+        "confidence": outputs.file(LABEL_CONFIDENCE),
+    }
 
 
 # What may be turned on for the training of a whole net, and a last layer alone has no use for.

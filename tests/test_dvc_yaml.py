@@ -42,6 +42,7 @@ stages/split.py                      split
 stages/splits/*                      split
 stages/features.py                   features
 stages/architectures/*               features train
+stages/inference/deployable.py       features train
 stages/inference/embed.py            features
 stages/inference/fold.py             features train evaluate export
 stages/inference/frozen.py           features train evaluate
@@ -91,7 +92,7 @@ stages/store/corrections.py          preprocess plot
 stages/store/raw.py                  download preprocess export
 stages/store/processed.py            preprocess split features train evaluate export plot
 stages/store/image_set.py            features train evaluate export plot
-stages/store/model.py                train evaluate export plot
+stages/store/model.py                features train evaluate export plot
 stages/store/names.py                download preprocess split evaluate export plot
 stages/store/outputs.py              download preprocess split features train evaluate export plot
 stages/store/tables.py               download preprocess split features train evaluate export plot

@@ -364,7 +364,7 @@ def test_an_architecture_is_the_same_function_after_export(
     name, settings, output, tta, heat, tmp_path
 ):
     from stages.inference.convert import convert
-    from stages.training.job import Deployable
+    from stages.inference.deployable import Deployable
 
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (6, 32, 32, 3), np.uint8)

@@ -1,7 +1,10 @@
 """The features stage and the last layer fitted to what it leaves."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -31,9 +34,14 @@ from stages.files import (
     RELATIVES_COLUMNS,
 )
 from stages.images.fingerprints import digests
+from stages.inference.deployable import Deployable
+from stages.inference.probabilities import observer
+from stages.inference.seen import MOST_FEATURES
+from stages.parameters.model import Model as ModelSettings
 from stages.parameters.whole import Parameters
 from stages.recipe import write_recipe
 from stages.store.features import (
+    CLASSIFIER,
     MIRRORED,
     PLAIN,
     Features,
@@ -43,11 +51,29 @@ from stages.store.features import (
     write_shard,
 )
 from stages.store.image_set import load_image_set
-from stages.store.model import load_model, read_info
+from stages.store.model import load_model, load_reference, read_info, save_model
 from stages.store.processed import Pixels
 from stages.store.tables import read_table, write_table
 from stages.training.head import FOLDS, Photos, first_of_class, fit_head, folds, threads_within
 
+ARCHITECTURE = """
+import keras
+from stages.architectures._build import load_weights
+
+def build(shape, outputs, weights=None, strides=3):
+    parts = [
+        keras.Input(shape),
+        keras.layers.Conv2D(24, 5, strides=strides, activation="relu"),
+        keras.layers.Flatten(),
+    ]
+    net = keras.Sequential(parts, name="backbone")
+    if weights:
+        load_weights(net, weights)
+    images = keras.Input(shape)
+    x = net(keras.layers.Rescaling(1 / 255)(images), training=False)
+    x = keras.layers.Dropout(0.2)(x)
+    return keras.Model(images, keras.layers.Dense(outputs)(x))
+"""
 PLAIN_NET = """
 import keras
 
@@ -198,6 +224,88 @@ def test_a_frozen_backbone_gives_one_ordinary_model(workspace, capsys):
     assert right.mean() > 0.9
     assert info.train["epochs"] == 0
     assert (folder / "models/augmented.npy").exists()
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid"])
+def test_the_model_of_a_frozen_backbone_is_in_bytes_what_keras_writes(workspace, output):
+    settings = MODEL | {"output": output}
+    workspace(model=settings, classes=2)
+    features.main()
+    train.main()
+    model, info = load_model("models/model.keras")
+    keras.utils.clear_session()
+    deployable = Deployable(ModelSettings(**settings), info.shape, len(info.classes))
+    deployable.net.set_weights(model.layers[1].get_weights())
+    deployable.set_temperature(info.calibration.temperature)
+    reference = load_reference("models/model.keras")
+    save_model(deployable.model, "by_keras.keras", info, reference)
+    assert Path("by_keras.keras").read_bytes() == Path("models/model.keras").read_bytes()
+
+
+def test_a_last_layer_may_do_without_validation_images(workspace):
+    workspace(val_images=0)
+    features.main()
+    train.main()
+    assert read_info("models/model.keras").calibration.images == 0
+    assert not len(load_reference("models/model.keras").held_out)
+
+
+def test_features_of_many_numbers_are_compared_as_the_net_compares_them(workspace):
+    workspace(model=MODEL | {"settings": {"strides": 1}})
+    features.main()
+    train.main()
+    model, _ = load_model("models/model.keras")
+    validation = load_image_set(PROCESSED, "data/splits/val.csv")
+    expected = observer(model)(validation.images()).features
+    found = load_reference("models/model.keras").held_out
+    assert found.shape == (24, MOST_FEATURES)
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_fitting_a_last_layer_takes_no_tensorflow(workspace):
+    folder = workspace()
+    features.main()
+    code = (
+        "import sys; from stages import train; train.main()\n"
+        "print([name for name in ('tensorflow', 'keras') if name in sys.modules])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(train.__file__).parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.endswith("[]\n")
+    assert load_model("models/model.keras")
+
+
+@pytest.mark.parametrize("part", ["directory", "weights"])
+def test_a_damaged_classifier_among_the_features_is_named(workspace, part):
+    workspace()
+    features.main()
+    path = FEATURES / CLASSIFIER
+    content = bytearray(path.read_bytes())
+    if part == "directory":
+        del content[-100:]
+    else:
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"data/features is damaged.*classifier\.keras"):
+        train.main()
+    assert not Path("models/model.keras").exists()
+
+
+def test_a_classifier_of_other_classes_is_refused(workspace):
+    workspace()
+    features.main()
+    path = PROCESSED / "dataset.json"
+    dataset = json.loads(path.read_text())
+    path.write_text(json.dumps(dataset | {"classes": [*dataset["classes"], "more"]}))
+    with pytest.raises(UserError, match=r"lacks weights of the shapes.*dvc repro features"):
+        train.main()
 
 
 def test_a_frozen_job_gives_the_same_bytes_twice(workspace):

@@ -15,8 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from stages.architectures import build_model, portable
-from stages.errors import UserError
+from stages.inference.deployable import Deployable
 from stages.inference.fold import folded
 from stages.inference.frozen import frozen_part, identity
 from stages.parameters.model import Model
@@ -33,13 +32,13 @@ class Backbone:
     """The net of `settings`, with its weights, up to what its last layer takes.
 
     Called with uint8 (n, *shape), n at most `BATCH`, it gives float32 (n, width). `key` tells it
-    from any other.
+    from any other. It is part of `classifier`, whose last layer is yet to be fitted.
     """
 
-    def __init__(self, settings: Model, shape: tuple[int, int, int]):
+    def __init__(self, settings: Model, shape: tuple[int, int, int], classes: int):
         keras.utils.clear_session(free_memory=False)  # layers are named as in any other process
-        model = portable(build_model(settings.name, shape, 1, settings.settings, settings.weights))
-        part = frozen_part(model)
+        self.classifier = Deployable(settings, shape, classes)
+        part = frozen_part(self.classifier.net)
         self.key, self.width = identity(part), part.output_shape[-1]
         fast, self._shape = folded(part), (BATCH, *shape)
         signature = [tf.TensorSpec(self._shape, tf.uint8)]

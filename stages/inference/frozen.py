@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from stages.errors import UserError
+from stages.store.model import TEMPERATURE
 
 
 def frozen_part(net: keras.Model) -> keras.Model:
@@ -44,7 +45,7 @@ def after_features(model: keras.Model, key: str) -> keras.Model | None:
     None unless its net is one whose `frozen_part` has the `identity` that `key` says.
     """
     net = next((layer for layer in model.layers if isinstance(layer, keras.Model)), None)
-    if net is None or "temperature" not in [layer.name for layer in model.layers]:
+    if net is None or TEMPERATURE not in [layer.name for layer in model.layers]:
         return None
     try:
         part = frozen_part(net)
@@ -54,6 +55,6 @@ def after_features(model: keras.Model, key: str) -> keras.Model | None:
         return None
     # Parts of the graphs that are there: a layer that is called anew no longer tells its shapes.
     last = keras.Model(net.layers[-1].input, net.layers[-1].output)
-    rest = keras.Model(model.get_layer("temperature").input, model.output)
+    rest = keras.Model(model.get_layer(TEMPERATURE).input, model.output)
     features = keras.Input(part.output_shape[1:])
     return keras.Model(features, rest(last(features)), name="after_features")

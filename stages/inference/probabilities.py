@@ -10,10 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from stages.errors import UserError
-from stages.inference.seen import MOST_FEATURES, NEAREST, Seen, Sizes
+from stages.inference.seen import MOST_FEATURES, NEAREST, SMALLEST, Seen, Sizes, signs
 from stages.inference.trust import directions
-
-SMALLEST = 1e-30  # in place of a probability that was rounded to zero, which has no logarithm
 
 
 def probabilities(
@@ -203,9 +201,7 @@ def _origin(tensor: tf.Tensor) -> tf.Tensor:
 def _flat(tensor: tf.Tensor) -> tf.Tensor:
     """float32 (n, d): maps of features become their means over the picture.
 
-    More than `MOST_FEATURES` (a Dense layer over all pixels) are folded: each is added, with a
-    sign drawn by lot, to one of so many sums. That keeps distances in expectation (Weinberger et
-    al. 2009, arXiv:0902.2206).
+    More than `MOST_FEATURES` are folded, see `stages.inference.seen.few`.
     """
     tensor = tf.cast(tensor, tf.float32)
     features = tf.reduce_mean(tensor, axis=list(range(1, len(tensor.shape) - 1)))
@@ -213,9 +209,8 @@ def _flat(tensor: tf.Tensor) -> tf.Tensor:
     if width <= MOST_FEATURES:
         return features
     folds = -(-width // MOST_FEATURES)
-    signs = np.random.Generator(np.random.Philox(0)).choice([-1.0, 1.0], width)
     missing = folds * MOST_FEATURES - width
-    padded = tf.pad(features * signs.astype(np.float32), [[0, 0], [0, missing]])
+    padded = tf.pad(features * signs(width), [[0, 0], [0, missing]])
     return tf.reduce_sum(tf.reshape(padded, [-1, folds, MOST_FEATURES]), axis=1)
 
 

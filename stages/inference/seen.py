@@ -7,6 +7,7 @@ import numpy as np
 
 # As many as the widest nets of keras.applications commonly have; more are folded.
 MOST_FEATURES = 2048
+SMALLEST = 1e-30  # in place of a probability that was rounded to zero, which has no logarithm
 NEAREST = 3  # training images that are named for an image
 
 
@@ -59,3 +60,23 @@ class Seen(NamedTuple):
             np.empty((0, NEAREST), np.int32),
             None if sizes.heat is None else np.empty((0, *sizes.heat), np.float32),
         )
+
+
+def few(features: np.ndarray) -> np.ndarray:
+    """`features` float32 (n, d), of which more than `MOST_FEATURES` (a Dense layer over all pixels)
+    are folded: each is added, with a sign drawn by lot, to one of so many sums.
+
+    That keeps distances in expectation (Weinberger et al. 2009, arXiv:0902.2206).
+    """
+    count, width = features.shape
+    if width <= MOST_FEATURES:
+        return features
+    folds = -(-width // MOST_FEATURES)
+    padded = np.zeros((count, folds * MOST_FEATURES), np.float32)
+    padded[:, :width] = features * signs(width)
+    return padded.reshape(count, folds, MOST_FEATURES).sum(axis=1)
+
+
+def signs(width: int) -> np.ndarray:
+    """float32 (width,), -1 or 1, with which features are folded."""
+    return np.random.Generator(np.random.Philox(0)).choice([-1.0, 1.0], width).astype(np.float32)

@@ -53,13 +53,19 @@ class Model(Section):
             )
         return self
 
+    def outputs(self, classes: int) -> int:
+        """Logits of the net: one a class, or a single one for `output: sigmoid`."""
+        return 1 if self.output == "sigmoid" else classes
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that the weights come from, if they do."""
+        return None if self.weights in (None, *NAMED_WEIGHTS) else Path(str(self.weights))
+
     def check_weights(self, folder: Path) -> None:
         """Raise `UserError` for a weights file outside `folder`, the one that DVC watches."""
-        if self.weights is None or self.weights in NAMED_WEIGHTS:
-            return
-        if Path(self.weights).parent == folder:
-            return
-        raise UserError(
-            f"model.weights: {self.weights} is not in {folder}/, whose files DVC watches: copy it "
-            f"there and set model.weights: {folder}/{Path(self.weights).name}"
-        )
+        if (file := self.weights_file) and file.parent != folder:
+            raise UserError(
+                f"model.weights: {self.weights} is not in {folder}/, whose files DVC watches: copy "
+                f"it there and set model.weights: {folder}/{file.name}"
+            )

@@ -3,6 +3,9 @@
 A folder of features holds
 
     features.json            whose they are: `Embedding`, or null where no stage wants any
+    classifier.keras         the whole net with its backbone's weights, to be completed with those
+                             of a last layer (`stages.store.model.fitted`); where model.backbone is
+                             frozen
     features-00000.npz ...   for the shard of pixels of the same number: `pixels` S32 (n,), the
                              digests of the pixels; `plain`, float32 (n, d), their features; and
                              `mirrored`, those of the mirror images, where they are wanted
@@ -13,26 +16,43 @@ Why .npz: it is a zip, whose members carry a CRC that is checked whenever they a
 import json
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from stages.store.blobs import file_sha256
 from stages.store.outputs import replace_file
 
-EMBEDDING = "features.json"
+if TYPE_CHECKING:
+    from stages.parameters.model import Model
+
+EMBEDDING, CLASSIFIER = "features.json", "classifier.keras"
 PLAIN, MIRRORED = "plain", "mirrored"
 DIGESTS = "pixels"
 
 
 class Embedding(BaseModel):
     """`key` tells networks apart: a digest of layers and weights. `views` names what was seen of
-    an image: `PLAIN`, perhaps `MIRRORED`. `width` numbers are the features of one."""
+    an image: `PLAIN`, perhaps `MIRRORED`. `width` numbers are the features of one.
+
+    `network` is what the network was built by (`network_of`); with its last layer it has so many
+    `parameters`.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True)
 
     key: str
     views: list[str]
     width: int
+    network: dict[str, Any] = {}
+    parameters: int = 0
+
+
+def network_of(model: "Model") -> dict[str, Any]:
+    """The settings of a network and the digest of the file that its weights come from, if any."""
+    file = model.weights_file
+    return model.model_dump() | {"sha256": file and file_sha256(file)}
 
 
 def write_embedding(folder: Path, embedding: Embedding | None) -> None:

@@ -31,6 +31,7 @@ from stages.store.outputs import replace_file
 
 INFO = "pipeline.json"
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+TEMPERATURE = "temperature"  # the layer that divides the logits by it
 FEATURES = ("trained.npy", "held_out.npy")  # of the `Reference`, in its order
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
 
@@ -164,20 +165,46 @@ def save_model(
     model: Any, path: str | Path, info: ModelInfo, reference: Reference | None = None
 ) -> None:
     """Write all to `path`; the same model gives the same bytes."""
-    path = Path(path)
-    with replace_file(path) as temporary:
-        saved = temporary.with_name(f".{path.stem}.saving.keras")
-        try:
-            model.save(saved)
-            with zipfile.ZipFile(saved) as source, zipfile.ZipFile(temporary, "w") as target:
-                for name in sorted(source.namelist()):
-                    _add(target, name, _repeatable(name, source.read(name)))
-                text = json.dumps(info.model_dump(), indent=2, ensure_ascii=False)
-                _add(target, INFO, text.encode())
-                for name, features in zip(FEATURES, reference or (), strict=bool(reference)):
-                    _add(target, name, _array_bytes(features))
-        finally:
-            saved.unlink(missing_ok=True)
+    save_members(_members(model, Path(path)), path, info, reference)
+
+
+def save_unfitted(model: Any, path: str | Path) -> None:
+    """Write a Keras `model` in which NaN stands for the weights that `fitted` fills in."""
+    _write(Path(path), _members(model, Path(path)))
+
+
+def fitted(unfitted: Path, weights: list[np.ndarray], temperature: float) -> dict[str, bytes]:
+    """Keras' members of the archive, by name, of the model that `save_unfitted` left in `unfitted`,
+    with its `weights` and its `temperature`: those that Keras would write, without its seconds.
+
+    Raises `FileNotFoundError`, or `ValueError` if the file is damaged or lacks other weights.
+    """
+    try:
+        with zipfile.ZipFile(unfitted) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        config = json.loads(members[CONFIG])
+        layers = {layer["name"]: layer["config"] for layer in config["config"]["layers"]}
+        layers[TEMPERATURE]["scale"] = 1 / temperature
+        members[CONFIG] = json.dumps(config).encode()
+        members[WEIGHTS] = _filled(members[WEIGHTS], weights)
+        return members
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # zip, JSON and HDF5 each have many ways to say so
+        raise ValueError(f"{unfitted} is damaged: {error}") from None
+
+
+def save_members(
+    members: dict[str, bytes],
+    path: str | Path,
+    info: ModelInfo,
+    reference: Reference | None = None,
+) -> None:
+    """As `save_model`, of Keras' `members` of the archive."""
+    text = json.dumps(info.model_dump(), indent=2, ensure_ascii=False)
+    arrays = zip(FEATURES, reference or (), strict=bool(reference))
+    ours = {INFO: text.encode()} | {name: _array_bytes(features) for name, features in arrays}
+    _write(Path(path), members | ours)
 
 
 def load_model(path: str | Path) -> tuple[Any, ModelInfo]:
@@ -413,6 +440,45 @@ def _check_weights(net: Any, content: bytes) -> None:
         # The first answer that is not None ends the visit.
         if wrong := file.visititems_links(elsewhere) or file.visititems(unsound):
             raise ValueError(f"{WEIGHTS}: {wrong}")
+
+
+def _members(model: Any, beside: Path) -> dict[str, bytes]:
+    """The members of the archive that Keras makes of `model`, by way of a file `beside`."""
+    saved = beside.with_name(f".{beside.stem}.saving.keras")
+    saved.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        model.save(saved)
+        with zipfile.ZipFile(saved) as archive:
+            names = sorted(archive.namelist())
+            return {name: _repeatable(name, archive.read(name)) for name in names}
+    finally:
+        saved.unlink(missing_ok=True)
+
+
+def _write(path: Path, members: dict[str, bytes]) -> None:
+    with replace_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, content in members.items():
+            _add(archive, name, content)
+
+
+def _filled(content: bytes, weights: list[np.ndarray]) -> bytes:
+    """The HDF5 file `content` with `weights` in the place of the arrays of NaN, in their order."""
+    import h5py
+
+    file, unknown = io.BytesIO(content), []
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.size and np.isnan(item[()]).all():
+            unknown.append(item)
+
+    with h5py.File(file, "r+") as variables:
+        variables.visititems(visit)
+        shapes, given = [item.shape for item in unknown], [array.shape for array in weights]
+        if shapes != given:
+            raise ValueError(f"it lacks weights of the shapes {shapes}, not {given}")
+        for item, array in zip(unknown, weights, strict=True):
+            item[...] = array
+    return file.getvalue()
 
 
 def _array_bytes(array: np.ndarray) -> bytes:

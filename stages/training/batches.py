@@ -10,10 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stages.store.image_set import ImageSet
+
+if TYPE_CHECKING:
+    from stages.parameters.train import Train
 
 AHEAD = 4  # batches made ready in advance
 
@@ -84,6 +88,24 @@ def drawn(labels: np.ndarray, seed: int, count: int) -> np.ndarray:
 def fraction(labels: np.ndarray, seed: int, count: int) -> np.ndarray:
     """The positions, int64 (count,), of so many training images that debug.data_fraction leaves."""
     return np.sort(epoch_order(labels, seed, FRACTION_DRAW)[:count])
+
+
+def training_images(train_set: ImageSet, settings: "Train", memory_limit: float) -> TrainingImages:
+    """All of `train_set`, or `debug.data_fraction` of it; in memory if within so many bytes."""
+    chosen = None
+    if settings.debug.data_fraction < 1:
+        count = max(1, round(len(train_set) * settings.debug.data_fraction))
+        chosen = fraction(train_set.labels, settings.seed, count)
+    return TrainingImages(train_set, memory_limit, chosen)
+
+
+def class_weights(kind: str, labels: np.ndarray, classes: int) -> np.ndarray | None:
+    """Factors on the loss of each class, float32 (classes,), for `labels` int (n,); None where all
+    are one. `kind` is the setting train.class_weights."""
+    if kind == "none":
+        return None
+    counts = np.maximum(np.bincount(labels, minlength=classes), 1)
+    return (len(labels) / (counts * classes)).astype(np.float32)
 
 
 class Prefetcher:

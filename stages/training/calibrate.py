@@ -2,17 +2,17 @@
 compare new images with."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import keras
 import numpy as np
 
-from stages.inference.fold import folded
-from stages.inference.probabilities import SMALLEST, observer
+from stages.inference.seen import SMALLEST
 from stages.store.image_set import ImageSet
 from stages.store.model import REFERENCE_IMAGES, Calibration, Reference
 from stages.training.batches import TrainingImages, drawn
-from stages.training.loop import evaluation_batch_size
+
+if TYPE_CHECKING:
+    import keras
 
 CALIBRATION_IMAGES = 10_000  # validation images at most: more change the third digit, if any
 LOWEST, HIGHEST = 0.25, 4.0  # temperatures
@@ -55,9 +55,14 @@ def calibrate(
 
 
 def observed(
-    model: keras.Model, images: TrainingImages, validation: ImageSet | None, seed: int
+    model: "keras.Model", images: TrainingImages, validation: ImageSet | None, seed: int
 ) -> tuple[np.ndarray, Sample | None]:
     """What `calibrate` takes, of images drawn by lot, by running `model` over them."""
+    # TensorFlow takes seconds, which a job without epochs can do without.
+    from stages.inference.fold import folded
+    from stages.inference.probabilities import observer
+    from stages.training.loop import evaluation_batch_size
+
     observe, size = observer(folded(model)), evaluation_batch_size(images.shape)
 
     def run(take: Callable[[np.ndarray], np.ndarray], at: np.ndarray) -> list[np.ndarray]:

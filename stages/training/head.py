@@ -57,6 +57,10 @@ class Point(NamedTuple):
     right: int
     judged: int
 
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.judged
+
 
 class Layer(NamedTuple):
     """A dense layer: `kernel` float32 (d, classes), `bias` float32 (classes,)."""

@@ -11,6 +11,7 @@ from stages.augmentation import Augmentation
 from stages.parameters.train import Train
 from stages.training import environment
 from stages.training.batches import Batch
+from stages.training.log import Scores
 from stages.training.optimizers import (
     WeightGroup,
     check_groups,
@@ -18,28 +19,6 @@ from stages.training.optimizers import (
     schedule_factor,
 )
 from stages.training.self_confidence import label_losses
-
-
-class Scores(NamedTuple):
-    """How good the model is on some images."""
-
-    loss: float
-    accuracy: float
-    f1_macro: float
-
-    @classmethod
-    def of(cls, confusion: np.ndarray, loss: float) -> "Scores":
-        """Of images counted in `confusion` int (classes, classes), rows are actual, whose losses
-        sum up to `loss`."""
-        # F1 of a class is 2 TP / (actual + predicted); of one that is neither, there is none.
-        right, count = np.diag(confusion), confusion.sum()
-        either = confusion.sum(0) + confusion.sum(1)
-        seen = either > 0
-        return cls(
-            loss=loss / float(count),
-            accuracy=float(right.sum() / count),
-            f1_macro=float(np.mean(2 * right[seen] / either[seen])),
-        )
 
 
 class Step(NamedTuple):

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from dvclive import Live
 from scmrepo.exceptions import SCMError
 
@@ -33,6 +32,43 @@ class Timing(NamedTuple):
     images_per_second: float | None
     waiting_for_data: float | None
     seconds: float
+
+
+def times(timings: list[Timing]) -> dict[str, Any]:
+    """Figures for reports/timing.json."""
+    measured = [timing for timing in timings if timing.images_per_second]
+    return {
+        "seconds": round(sum(timing.seconds for timing in timings), 1),
+        "images_per_second": _median([timing.images_per_second for timing in measured]),
+        "waiting_for_data": _median([timing.waiting_for_data for timing in measured]),
+        "epochs": [timing._asdict() for timing in timings],
+    }
+
+
+def _median(values: list) -> float | None:
+    return float(np.median(values)) if values else None
+
+
+class Scores(NamedTuple):
+    """How good the model is on some images."""
+
+    loss: float
+    accuracy: float
+    f1_macro: float
+
+    @classmethod
+    def of(cls, confusion: np.ndarray, loss: float) -> "Scores":
+        """Of images counted in `confusion` int (classes, classes), rows are actual, whose losses
+        sum up to `loss`."""
+        # F1 of a class is 2 TP / (actual + predicted); of one that is neither, there is none.
+        right, count = np.diag(confusion), confusion.sum()
+        either = confusion.sum(0) + confusion.sum(1)
+        seen = either > 0
+        return cls(
+            loss=loss / float(count),
+            accuracy=float(right.sum() / count),
+            f1_macro=float(np.mean(2 * right[seen] / either[seen])),
+        )
 
 
 class EpochLog:
@@ -66,10 +102,19 @@ class EpochLog:
         self._live.end()
 
 
+def copy_log(folder: Path, plots: Path, metrics: Path) -> None:
+    """Copy the `EpochLog` in `folder` to where DVC looks for it."""
+    shutil.copytree(folder / "plots", plots, dirs_exist_ok=True)
+    shutil.copyfile(folder / "metrics.json", metrics)
+
+
 class TensorBoardLog:
     """The same rows as scalars that TensorBoard shows, in `folder`; it need not be installed."""
 
     def __init__(self, folder: str | Path):
+        # It takes seconds, and few ask for this.
+        from stages.quiet import tensorflow as tf
+
         shutil.rmtree(folder, ignore_errors=True)
         self._writer, self._write = tf.summary.create_file_writer(str(folder)), tf.summary.write
         self._kind = tf.compat.v1.SummaryMetadata()
@@ -110,6 +155,8 @@ class Profile:
     def step(self) -> Iterator[None]:
         """A step of training."""
         if self._folder and self._next == self._start:
+            import tensorflow as tf
+
             tf.profiler.experimental.start(str(self._folder))
             self._running = True
         yield
@@ -132,6 +179,8 @@ class Profile:
 
     def _end(self) -> None:
         if self._running:
+            import tensorflow as tf
+
             tf.profiler.experimental.stop()
             self._running, self._done = False, True
 

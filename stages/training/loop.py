@@ -16,7 +16,7 @@ from stages.store.image_set import ImageSet
 from stages.training.batches import Prefetcher, TrainingImages, epoch_order
 from stages.training.checkpoint import Checkpoint
 from stages.training.learner import Learner
-from stages.training.log import Profile, Row, Timing, epoch_line, loss_and_accuracy
+from stages.training.log import Profile, Row, Timing, epoch_line, loss_and_accuracy, times
 from stages.training.self_confidence import SelfConfidence
 
 # Images to judge at a time: at most so many, and at most so many pixels, 41 images of 224x224.
@@ -40,13 +40,7 @@ class Result:
     @property
     def times(self) -> dict[str, Any]:
         """Figures for reports/timing.json."""
-        measured = [timing for timing in self.timings if timing.images_per_second]
-        return {
-            "seconds": round(sum(timing.seconds for timing in self.timings), 1),
-            "images_per_second": _median([timing.images_per_second for timing in measured]),
-            "waiting_for_data": _median([timing.waiting_for_data for timing in measured]),
-            "epochs": [timing._asdict() for timing in self.timings],
-        }
+        return times(self.timings)
 
 
 class Phase(NamedTuple):
@@ -402,7 +396,3 @@ def _gain(row: Row, than: Row, monitor: str) -> float:
 def evaluation_batch_size(shape: tuple[int, int, int]) -> int:
     """How many images of `shape` (h, w, c) to judge at a time; more would not be faster."""
     return max(1, min(LARGEST_BATCH_SIZE, LARGEST_BATCH_PIXELS // (shape[0] * shape[1])))
-
-
-def _median(values: list) -> float | None:
-    return float(np.median(values)) if values else None
