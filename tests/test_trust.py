@@ -4,6 +4,7 @@ drift."""
 import numpy as np
 import pytest
 from factory import colour_features, colour_images, colour_model
+from threadpoolctl import threadpool_limits
 
 from stages.errors import UserError
 from stages.inference import trust
@@ -283,3 +284,11 @@ def test_the_drift_test_takes_more_features_than_images_and_ones_that_never_vary
     assert 0.2 < auc < 0.8
     assert p > trust.ALARM
     assert trust.two_sample_test(features[:30], features[30:] + 1)[1] < trust.ALARM
+
+
+def test_the_map_does_not_depend_on_the_number_of_threads():
+    features = np.random.default_rng(4).standard_normal((600, 1280)).astype(np.float16)
+    _, axes = trust.plane(features)
+    with threadpool_limits(1):
+        _, alone = trust.plane(features)
+    np.testing.assert_array_equal(axes, alone)

@@ -97,19 +97,23 @@ def plane(trained: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Of the training images, so that any image has its place on the map, whatever else is there.
     """
     from scipy.linalg import eigh
+    from threadpoolctl import threadpool_limits
 
     features = trained.astype(np.float64)
     images, width = features.shape
     mean = features.mean(axis=0) if images else np.zeros(width)
     features -= mean
     few = 0 < images < width  # the smaller of two products has the same components
-    product = features @ features.T if few else features.T @ features
-    count = min(2, len(product))
-    _, axes = eigh(product, subset_by_index=[len(product) - count, len(product) - 1])
-    axes = axes[:, ::-1]
-    if few:
-        axes = features.T @ axes
-        axes /= np.maximum(np.linalg.norm(axes, axis=0), 1e-30)
+    # By several threads, the sums would depend on their number, and beside TensorFlow's these wait
+    # for one another longer than the work takes.
+    with threadpool_limits(1):
+        product = features @ features.T if few else features.T @ features
+        count = min(2, len(product))
+        _, axes = eigh(product, subset_by_index=[len(product) - count, len(product) - 1])
+        axes = axes[:, ::-1]
+        if few:
+            axes = features.T @ axes
+            axes /= np.maximum(np.linalg.norm(axes, axis=0), 1e-30)
     largest = np.abs(axes).argmax(axis=0)
     axes = axes * np.sign(axes[largest, np.arange(count)])  # eigenvectors have no sign of their own
     return mean, np.pad(axes, [(0, 0), (0, 2 - count)])
