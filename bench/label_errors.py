@@ -175,7 +175,7 @@ def cost_of_a_step(rounds: int, images: int = 1000) -> float:
             index = np.arange(start, min(start + size, images))
             out = one.train(Batch(pixels[index], labels[index], index), 0, number)
             if keeps:
-                kept.add(index, one.parts(out.label_losses))
+                kept.add(index, out.label_losses)
         kept.array  # noqa: B018  as after an epoch
         return time.process_time() - started
 

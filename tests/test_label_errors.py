@@ -191,7 +191,7 @@ def test_an_image_counts_by_its_share_in_a_mixture():
     np.testing.assert_array_equal(found[:, 1], [1, 0.25])
     kept = SelfConfidence(3)
     for part in (found, found[::-1]):  # each image once in each place
-        kept.add(np.array([0, 1]), [part[:1], part[1:]])
+        kept.add(np.array([0, 1]), part)
     mean = np.exp(-(expected @ [1, 0.25]) / 1.25)
     np.testing.assert_allclose(kept.mean, [mean, mean, np.nan], rtol=1e-6)
 

@@ -7,6 +7,8 @@ from stages.augmentation.randaugment import randaugment
 from stages.augmentation.transforms import (
     Fill,
     Integer,
+    Key,
+    PartKey,
     batch_key,
     coin_of_image,
     coins,
@@ -60,6 +62,11 @@ class Augmentation:
             or settings.randaugment.layers > 0
         )
 
+    @property
+    def mixes(self) -> bool:
+        """Whether an image shows something of the one before it in the batch."""
+        return bool(self.settings.mixup or self.settings.cutmix)
+
     @tf.autograph.experimental.do_not_convert  # no Python loops or branches on tensors within
     def __call__(
         self,
@@ -69,8 +76,9 @@ class Augmentation:
         epoch: Integer,
         step: Integer,
         seed: Integer,
+        part: tuple[tf.Tensor, tf.Tensor] | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Vary a batch.
+        """Vary a batch, or a part of one.
 
         Args:
             images: (n, height, width, channels), values 0 to 255, uint8 or float32.
@@ -78,10 +86,15 @@ class Augmentation:
             index: int64 (n,), positions of the images in the training set; alternating flips
                 depend on them.
             epoch, step: counted from 0.
+            part: of a part, the places int64 (n,) of its images in the batch, and the batch's
+                length. Each image is varied as in the whole batch; where images are mixed, the
+                first of the part is mixed with the last, and right only if that was before it.
 
         Returns float32 images (0 to 255) and float32 labels of the same shapes.
         """
         settings, key = self.settings, batch_key(seed, epoch, step)
+        if part:
+            key = PartKey(key, *part)
         images = self._geometry(images, index, epoch, seed, key)
         images = tf.cast(images, tf.float32)
         if settings.brightness:
@@ -92,7 +105,7 @@ class Augmentation:
         return self._mix(images, labels, key)
 
     def _geometry(
-        self, images: tf.Tensor, index: tf.Tensor, epoch: Integer, seed: Integer, key: tf.Tensor
+        self, images: tf.Tensor, index: tf.Tensor, epoch: Integer, seed: Integer, key: Key
     ) -> tf.Tensor:
         settings = self.settings
         fill = Fill(settings.fill, settings.fill_value)
@@ -123,9 +136,7 @@ class Augmentation:
             images, horizontal, vertical, settings.crop_padding, fill, subkey(key, 7)
         )
 
-    def _mix(
-        self, images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _mix(self, images: tf.Tensor, labels: tf.Tensor, key: Key) -> tuple[tf.Tensor, tf.Tensor]:
         settings = self.settings
         if settings.mixup and settings.cutmix:  # one or the other, image by image
             first = uniform([tf.shape(images)[0]], subkey(key, 8)) < 0.5

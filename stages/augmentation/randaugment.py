@@ -10,7 +10,7 @@ import math
 
 import tensorflow as tf
 
-from stages.augmentation.transforms import Fill, affine, coins, integers, resample, subkey
+from stages.augmentation.transforms import Fill, Key, affine, coins, integers, resample, subkey
 
 OPERATIONS = (
     "identity",
@@ -31,7 +31,7 @@ OPERATIONS = (
 
 
 def randaugment(
-    images: tf.Tensor, layers: int, magnitude: float, fill: Fill, key: tf.Tensor
+    images: tf.Tensor, layers: int, magnitude: float, fill: Fill, key: Key
 ) -> tf.Tensor:
     """Apply `layers` random operations to each image.
 

@@ -2,7 +2,7 @@
 the compiled step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
@@ -28,30 +28,70 @@ def batch_key(seed: Integer, epoch: Integer, step: Integer) -> tf.Tensor:
     return tf.stack([_int64(seed), _int64(epoch) * 2**32 + _int64(step)])
 
 
-def subkey(key: tf.Tensor, number: int) -> tf.Tensor:
+class PartKey(NamedTuple):
+    """The `key` of a batch of `count` images, for the part of it at `places`, int64 (n,).
+
+    Numbers are drawn for all and taken at these places: each image gets the same ones on however
+    many devices and machines a batch is shared out.
+    """
+
+    key: tf.Tensor
+    places: tf.Tensor
+    count: tf.Tensor
+
+
+Key: TypeAlias = tf.Tensor | PartKey
+
+
+def subkey(key: Key, number: int) -> Key:
     """An independent key for each `number`."""
+    if isinstance(key, PartKey):
+        return key._replace(key=subkey(key.key, number))
     return tf.random.experimental.stateless_fold_in(key, number)
 
 
-def uniform(shape: Size, key: tf.Tensor, low: Real = 0.0, high: Real = 1.0) -> tf.Tensor:
-    """Float32 numbers, evenly spread from `low` (included) to `high` (excluded)."""
-    return tf.random.stateless_uniform(shape, key, low, high, alg="philox")
+def uniform(shape: Size, key: Key, low: Real = 0.0, high: Real = 1.0) -> tf.Tensor:
+    """Float32 numbers, evenly spread from `low` (included) to `high` (excluded), one or more for
+    each image."""
+    return _drawn(
+        lambda shape, key: tf.random.stateless_uniform(shape, key, low, high, alg="philox"),
+        shape,
+        key,
+    )
 
 
-def integers(shape: Size, key: tf.Tensor, low: Integer, high: Integer) -> tf.Tensor:
-    """Int32 numbers from `low` (included) to `high` (excluded)."""
-    return tf.random.stateless_uniform(shape, key, low, high, tf.int32, alg="philox")
+def integers(shape: Size, key: Key, low: Integer, high: Integer, images: int = 0) -> tf.Tensor:
+    """Int32 numbers from `low` (included) to `high` (excluded); the axis `images` is that of the
+    images."""
+    return _drawn(
+        lambda shape, key: tf.random.stateless_uniform(shape, key, low, high, tf.int32, "philox"),
+        shape,
+        key,
+        images,
+    )
 
 
-def coins(count: Integer, key: tf.Tensor) -> tf.Tensor:
+def coins(count: Integer, key: Key) -> tf.Tensor:
     """Booleans (count,), true half the time."""
     return uniform([count], key) < 0.5
 
 
-def beta(count: Integer, alpha: float, key: tf.Tensor) -> tf.Tensor:
+def beta(count: Integer, alpha: float, key: Key) -> tf.Tensor:
     """Numbers (count,) from the symmetric beta distribution with parameter `alpha`."""
-    pair = tf.random.stateless_gamma([2, count], key, alpha)
+    pair = _drawn(
+        lambda shape, key: tf.random.stateless_gamma(shape, key, alpha), [2, count], key, images=1
+    )
     return tf.math.divide_no_nan(pair[0], pair[0] + pair[1])
+
+
+def _drawn(
+    draw: Callable[[Size, tf.Tensor], tf.Tensor], shape: Size, key: Key, images: int = 0
+) -> tf.Tensor:
+    if not isinstance(key, PartKey):
+        return draw(shape, key)
+    whole = [*shape]
+    whole[images] = key.count
+    return tf.gather(draw(whole, key.key), key.places, axis=images)
 
 
 def coin_of_image(index: tf.Tensor, seed: Integer) -> tf.Tensor:
@@ -89,7 +129,7 @@ def transform(
     shear: float,
     zoom: float,
     fill: Fill,
-    key: tf.Tensor,
+    key: Key,
 ) -> tf.Tensor:
     """Rotate, shear, zoom and shift each image by random amounts, with one resampling.
 
@@ -159,12 +199,12 @@ def flip_and_crop(
     vertical: tf.Tensor | None,
     padding: int,
     fill: Fill,
-    key: tf.Tensor,
+    key: Key,
 ) -> tf.Tensor:
     """Flip where `horizontal` or `vertical`, boolean (n,) or None, say so; then pad by `padding`
     pixels and crop back to the size at a random position. Pixels are only moved."""
     count = tf.shape(images)[0]
-    shifts = integers([2, count], key, -padding, padding + 1)
+    shifts = integers([2, count], key, -padding, padding + 1, images=1)
     for axis, flip in ((1, vertical), (2, horizontal)):
         length = images.shape[axis]
         source = tf.range(length)[None] + shifts[axis - 1][:, None]
@@ -196,7 +236,7 @@ def _matrix(a: tf.Tensor, b: tf.Tensor, c: tf.Tensor, d: tf.Tensor) -> tf.Tensor
 # Brightness: every pixel of an image times one random factor.
 
 
-def vary_brightness(images: tf.Tensor, limit: float, key: tf.Tensor) -> tf.Tensor:
+def vary_brightness(images: tf.Tensor, limit: float, key: Key) -> tf.Tensor:
     """Float images (n, height, width, channels) times 1 - `limit` to 1 + `limit`, cut at 255."""
     factor = uniform([tf.shape(images)[0], 1, 1, 1], key, 1 - limit, 1 + limit)
     return tf.clip_by_value(images * factor, 0, 255)
@@ -205,7 +245,7 @@ def vary_brightness(images: tf.Tensor, limit: float, key: tf.Tensor) -> tf.Tenso
 # Cutout (DeVries and Taylor, 2017, arXiv:1708.04552): a square of each image is blanked.
 
 
-def cut_out(images: tf.Tensor, side: int, key: tf.Tensor) -> tf.Tensor:
+def cut_out(images: tf.Tensor, side: int, key: Key) -> tf.Tensor:
     """A square of `side` pixels, at a random position inside the frame, becomes the mean colour
     of its float image (n, height, width, channels)."""
     masks = []
@@ -220,11 +260,12 @@ def cut_out(images: tf.Tensor, side: int, key: tf.Tensor) -> tf.Tensor:
 
 # Mix pairs of images and their labels: mixup and cutmix.
 #
-# Each image is mixed with the next of its batch; batches are shuffled, so any pair can meet.
+# Each image is mixed with the one before it in its batch; batches are shuffled, so any pair can
+# meet.
 
 
 def mixup(
-    images: tf.Tensor, labels: tf.Tensor, alpha: float, key: tf.Tensor
+    images: tf.Tensor, labels: tf.Tensor, alpha: float, key: Key
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Mixup (Zhang et al., 2017, arXiv:1710.09412): weighted means of pairs.
 
@@ -242,7 +283,7 @@ def mixup(
 
 
 def cutmix(
-    images: tf.Tensor, labels: tf.Tensor, alpha: float, key: tf.Tensor
+    images: tf.Tensor, labels: tf.Tensor, alpha: float, key: Key
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """CutMix (Yun et al., 2019, arXiv:1905.04899): a rectangle of one image over the other.
 

@@ -35,10 +35,13 @@ class ImageSet:
         """Images `start` to `stop`, uint8 (n, height, width, channels)."""
         return self.pixels.take(self.rows[start:stop])
 
-    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
-        """Yield all images in order, `batch_size` at a time, as `images` does."""
-        for start in range(0, len(self), batch_size):
-            yield self.images(start, start + batch_size)
+    def batches(
+        self, batch_size: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield images `start` to `stop` in order, `batch_size` at a time, as `images` does."""
+        stop = len(self) if stop is None else stop
+        for first in range(start, stop, batch_size):
+            yield self.images(first, min(first + batch_size, stop))
 
 
 def load_image_set(processed: str | Path, split: str | Path) -> ImageSet:

@@ -8,7 +8,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,26 +24,49 @@ AHEAD = 4  # batches made ready in advance
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` uint8 (n, h, w, c), `labels` int32 (n,), `index` int64 (n,) in the training set."""
+    """`images` uint8 (n, h, w, c), `labels` int32 (n,), `index` int64 (n,) in the training set.
+
+    Where machines share a batch, `images` and `labels` are those of this one: `places` int64 says
+    where in `index`, which is that of the whole batch.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     index: np.ndarray
+    places: np.ndarray | None = None
+
+
+def bounds(count: int, parts: int) -> list[int]:
+    """Where `parts` of `count` begin, and where the last ends: as equal as can be, as
+    `np.array_split` cuts them."""
+    size, larger = divmod(count, parts)
+    return [number * size + min(number, larger) for number in range(parts + 1)]
 
 
 class TrainingImages:
     """The training images: in memory if they take at most `memory_limit` bytes, else streamed.
 
     `chosen` int64 are positions in `image_set`, all if not given; the positions used from here on
-    count within them. `shape` is (h, w, c).
+    count within them. `shape` is (h, w, c). `as_needed`: read no image before it is asked for.
     """
 
-    def __init__(self, image_set: ImageSet, memory_limit: float, chosen: np.ndarray | None = None):
+    def __init__(
+        self,
+        image_set: ImageSet,
+        memory_limit: float,
+        chosen: np.ndarray | None = None,
+        as_needed: bool = False,
+    ):
         self._pixels, self.shape = image_set.pixels, image_set.dataset.shape
         self.chosen = np.arange(len(image_set)) if chosen is None else chosen
         self.rows, self.labels = image_set.rows[self.chosen], image_set.labels[self.chosen]
         in_memory = len(self.rows) * int(np.prod(self.shape)) <= memory_limit
-        self._images = self._pixels.take(self.rows) if in_memory else None
+        self._images = self._unread = None
+        if in_memory and as_needed:
+            self._images = np.empty((len(self.rows), *self.shape), np.uint8)
+            self._unread = np.ones(len(self.rows), bool)
+        elif in_memory:
+            self._images = self._pixels.take(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,6 +75,10 @@ class TrainingImages:
         """Images at positions `index`, uint8 (len(index), h, w, c)."""
         if self._images is None:
             return self._pixels.take(self.rows[index])
+        if self._unread is not None and self._unread[index].any():
+            new = np.unique(index[self._unread[index]])
+            self._images[new] = self._pixels.take(self.rows[new])
+            self._unread[new] = False
         return self._images[index]
 
 
@@ -111,11 +138,20 @@ def class_weights(kind: str, labels: np.ndarray, classes: int) -> np.ndarray | N
 class Prefetcher:
     """Iterates over batches that a thread makes ready; `waited` is seconds spent waiting.
 
-    `order` are positions in `images`; the batch number `first` is the first one.
+    `order` are positions in `images`; the batch number `first` is the first one. `places` says
+    which of a batch of so many images this machine reads; all if not given.
     """
 
-    def __init__(self, images: TrainingImages, order: np.ndarray, batch_size: int, first: int = 0):
+    def __init__(
+        self,
+        images: TrainingImages,
+        order: np.ndarray,
+        batch_size: int,
+        first: int = 0,
+        places: Callable[[int], np.ndarray] | None = None,
+    ):
         self.waited = 0.0
+        self._places = places
         self._images, self._order, self._batch_size = images, order, batch_size
         self._starts = range(first * batch_size, len(order), batch_size)
         self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
@@ -127,7 +163,9 @@ class Prefetcher:
         try:
             for start in self._starts:
                 index = self._order[start : start + self._batch_size]
-                batch = Batch(self._images.take(index), self._images.labels[index], index)
+                places = self._places(len(index)) if self._places else None
+                own = index if places is None else index[places]
+                batch = Batch(self._images.take(own), self._images.labels[own], index, places)
                 if not self._put(batch):
                     return
             self._put(None)

@@ -17,25 +17,38 @@ from stages.store.outputs import replace_file
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from stages.training.cluster import Cluster
+
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
-def start(devices: int = 1, deterministic: bool = True) -> "tf.distribute.Strategy | None":
+def start(
+    devices: int = 1, deterministic: bool = True, cluster: "Cluster | None" = None
+) -> "tf.distribute.Strategy | None":
     """Import TensorFlow and set the process up; call once, first.
 
     Returns None for one device, else a MirroredStrategy over that many GPUs. Without GPUs the
-    CPU is split into as many devices: slower than one, but the same code. Raises `UserError`
-    if there are fewer GPUs, or fewer cores.
+    CPU is split into as many devices: slower than one, but the same code. In a `cluster`, whose
+    machines have met, a MultiWorkerMirroredStrategy over that many GPUs, or the CPU, of each.
+    Raises `UserError` if there are fewer GPUs, or fewer cores.
     """
     import tensorflow as tf
 
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-    if devices == 1:
+    if devices == 1 and not cluster:
         return None
     gpus = tf.config.list_physical_devices("GPU")
     if gpus and len(gpus) < devices:
         raise UserError(f"train.devices = {devices}: this machine has {len(gpus)} GPU(s)")
+    if cluster:
+        if not gpus and devices > 1:
+            raise UserError(
+                f"train.devices = {devices}: of several machines each has one part for a CPU; set "
+                "train.devices: 1"
+            )
+        tf.config.set_visible_devices(gpus[:devices], "GPU")
+        return cluster.connect()
     if not gpus:
         most = max(2, cores())
         if devices > most:

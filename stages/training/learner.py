@@ -10,8 +10,8 @@ import tensorflow as tf
 from stages.augmentation import Augmentation
 from stages.parameters.train import Train
 from stages.training import environment
-from stages.training.batches import Batch
-from stages.training.log import Scores
+from stages.training.batches import Batch, bounds
+from stages.training.cluster import Cluster
 from stages.training.optimizers import (
     WeightGroup,
     check_groups,
@@ -22,8 +22,8 @@ from stages.training.self_confidence import label_losses
 
 
 class Step(NamedTuple):
-    """What a step computed: `sums` float64 (3,): loss, correct, images; and its
-    `label_losses` float32 (n, 2), on several devices one part for each."""
+    """What a step computed, on all devices together: `sums` float64 (3,): loss, correct, images;
+    and its `label_losses` (n, 2), in the order of the batch."""
 
     sums: tf.Tensor
     label_losses: tf.Tensor
@@ -39,8 +39,15 @@ class Learner:
         augment: varies each batch; None where nothing is to be varied.
         class_weights: float32 (classes,), factors on the loss of each class, or None.
         strategy: a `tf.distribute.Strategy` over several devices, or None.
+        cluster: the machines whose devices these are, or None for this one.
 
     The loss is the mean over the batch of the cross-entropy with the label-smoothed classes.
+
+    Several devices, of one machine or many, compute a part of the batch each and learn from the sum
+    of their gradients: what one device would, up to rounding. Only two things are each device's
+    own: a batch normalisation takes mean and variance from the device's part of the batch (the
+    moving averages, which judge and are kept, are means over the devices), and dropout draws the
+    same mask on each. To normalise over the whole batch would stop all devices at each such layer.
     """
 
     def __init__(
@@ -51,9 +58,15 @@ class Learner:
         augment: Augmentation | None = None,
         class_weights: np.ndarray | None = None,
         strategy: tf.distribute.Strategy | None = None,
+        cluster: Cluster | None = None,
     ):
         self.model, self.settings, self.classes = model, settings, classes
-        self.augment, self.strategy = augment, strategy
+        self.augment, self.strategy, self.cluster = augment, strategy, cluster
+        # To mix an image with the one before it, a part has that one too, in front.
+        self._before = int(bool(strategy and augment and augment.mixes))
+        self.parts = strategy.num_replicas_in_sync if strategy else 1
+        machines, number = (len(cluster), cluster.number) if cluster else (1, 0)
+        self._own = range(self.parts * number // machines, self.parts * (number + 1) // machines)
         self.class_weights = None if class_weights is None else tf.constant(class_weights)
         self.sigmoid = model.output_shape[-1] == 1
         check_groups(settings.optimizer, model.trainable_variables)  # of all phases
@@ -98,18 +111,39 @@ class Learner:
         if size not in self._steps:
             self._steps[size] = self._compile(size, batch.images.shape[1:])
         count = np.float32(len(batch.index))
-        parts = [self._on_devices(part) for part in (batch.images, batch.labels, batch.index)]
         scalars = (tf.constant(epoch, tf.int64), tf.constant(step, tf.int64), tf.constant(count))
-        return self._steps[size](*parts, *scalars)
+        if self.strategy:
+            return self._steps[size](*self._on_devices(batch), *scalars)
+        arrays = (batch.images, batch.labels, batch.index)
+        return self._steps[size](*map(tf.constant, arrays), *scalars)
 
-    def _on_devices(self, array: np.ndarray) -> tf.Tensor:
-        """`array` as a tensor; a part of it on each device where there are several."""
-        if not self.strategy:
-            return tf.constant(array)
-        parts = np.array_split(array, self._replicas)
-        return self.strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(parts[context.replica_id_in_sync_group])
-        )
+    def _on_devices(self, batch: Batch) -> list[tf.Tensor]:
+        """Images, labels, index and places in the batch, a part of them on each device."""
+        assert self.strategy
+        count = len(batch.index)
+        here = np.arange(count) if batch.places is None else batch.places
+        position = np.empty(count, np.int64)  # of each place among those that are here
+        position[here] = np.arange(len(here))
+        places = {part: self._places(count, part, part + 1) for part in self._own}
+        parts = {
+            part: (batch.images[position[at]], batch.labels[position[at]], batch.index[at], at)
+            for part, at in places.items()
+        }
+        return [
+            self.strategy.experimental_distribute_values_from_function(
+                lambda context, n=number: tf.constant(parts[context.replica_id_in_sync_group][n])
+            )
+            for number in range(4)
+        ]
+
+    def places(self, count: int) -> np.ndarray:
+        """Which images, int64 (m,), of a batch of `count` this machine needs."""
+        return self._places(count, self._own.start, self._own.stop)
+
+    def _places(self, count: int, first: int, end: int) -> np.ndarray:
+        """Those of the parts `first` to `end`."""
+        edges = bounds(count, self.parts)
+        return np.arange(edges[first] - self._before, edges[end]) % count
 
     def _compile(self, size: int | None, shape: tuple[int, ...]) -> Callable[..., Step]:
         """The step as one graph for batches of any length."""
@@ -117,8 +151,9 @@ class Learner:
         if strategy:
 
             def distributed_step(*args: tf.Tensor) -> Step:
-                sums, found = strategy.run(lambda *args: self._step(size, *args), args)
-                return Step(strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None), found)
+                found = strategy.run(lambda *args: self._step_of_part(size, *args), args)
+                found = strategy.experimental_local_results(found)[0]
+                return Step(found[:3], tf.reshape(found[3:], (-1, 2)))
 
             return tf.function(distributed_step, autograph=False, reduce_retracing=True)
         signature = [
@@ -131,6 +166,27 @@ class Learner:
         ]
         return tf.function(lambda *args: self._step(size, *args), signature, autograph=False)
 
+    def _step_of_part(
+        self,
+        size: int | None,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        index: tf.Tensor,
+        places: tf.Tensor,
+        epoch: tf.Tensor,
+        step: tf.Tensor,
+        count: tf.Tensor,
+    ) -> tf.Tensor:
+        """One step on a part of a batch; what all parts together make a `Step` of, float64
+        (3 + 2 n,)."""
+        whole = tf.cast(count, tf.int64)
+        part = (places, whole)
+        sums, losses = self._step(size, images, labels, index, epoch, step, count, part)
+        at = places[self._before :, None]
+        losses = tf.scatter_nd(at, tf.cast(losses, tf.float64), tf.stack([whole, 2]))
+        found = tf.concat([sums, tf.reshape(losses, [-1])], axis=0)
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, found)
+
     def _step(
         self,
         size: int | None,
@@ -140,15 +196,15 @@ class Learner:
         epoch: tf.Tensor,
         step: tf.Tensor,
         count: tf.Tensor,
+        part: tuple[tf.Tensor, tf.Tensor] | None = None,
     ) -> Step:
         """One step on the images of one device, of `count` on all devices together."""
         targets = tf.one_hot(labels, self.classes)
         if self.augment is not None:
-            if self.strategy:  # other choices on every device
-                replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-                step = step * self._replicas + tf.cast(replica, step.dtype)
             seed = self.settings.seed
-            images, targets = self.augment(images, targets, index, epoch, step, seed)
+            images, targets = self.augment(images, targets, index, epoch, step, seed, part)
+        if self._before:
+            images, targets, labels = images[1:], targets[1:], labels[1:]
         images = tf.cast(images, tf.float32)
         if size:
             images = tf.image.resize(images, (size, size), method="area")
@@ -160,15 +216,14 @@ class Learner:
                 losses *= tf.linalg.matvec(targets, self.class_weights)
             loss = tf.reduce_sum(losses) / count
             if self.model.losses:  # penalties of layers with a regularizer
-                loss += tf.add_n(self.model.losses) / self._replicas
+                loss += tf.add_n(self.model.losses) / self.parts
         gradients = tape.gradient(loss, weights)
-        if self.strategy:
-            # Keras' optimisers sum over the replicas once more.
-            context = tf.distribute.get_replica_context()
-            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-            gradients = [gradient / self._replicas for gradient in gradients]
         if self.settings.clip_norm is not None:
-            limit = self.settings.clip_norm / self._replicas
+            if self.strategy:  # Keras' optimisers sum over the devices, which is too late
+                context = tf.distribute.get_replica_context()
+                gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+                gradients = [gradient / self.parts for gradient in gradients]
+            limit = self.settings.clip_norm / self.parts
             gradients, _ = tf.clip_by_global_norm(gradients, limit)
         for group in self.groups:
             group.optimizer.apply([gradients[i] for i in group.positions], group.weights)
@@ -176,14 +231,6 @@ class Learner:
         images_seen = tf.cast(tf.shape(labels)[0], tf.float64)
         sums = tf.stack([tf.cast(tf.reduce_sum(losses), tf.float64), correct, images_seen])
         return Step(sums, label_losses(logits, labels, targets))
-
-    def parts(self, value: tf.Tensor) -> list[tf.Tensor]:
-        """That of each device, in the order of the images."""
-        return list(self.strategy.experimental_local_results(value)) if self.strategy else [value]
-
-    @property
-    def _replicas(self) -> int:
-        return self.strategy.num_replicas_in_sync if self.strategy else 1
 
     def _loss(self, targets: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:
         """Cross-entropy of each image, float32 (n,)."""
@@ -230,8 +277,16 @@ class Learner:
 
     # Judging
 
+    def share(self, count: int) -> tuple[int, int]:
+        """First and end of those of `count` images that this machine is to judge."""
+        if not self.cluster:
+            return 0, count
+        edges = bounds(count, len(self.cluster))
+        return edges[self.cluster.number], edges[self.cluster.number + 1]
+
     def evaluate(self, batches: Iterable[np.ndarray], labels: np.ndarray) -> Scores:
-        """How good the final weights are on `batches` of uint8 images with these `labels`."""
+        """How good the final weights are on `batches` of uint8 images with these `labels`: those of
+        this machine, while every other one judges its own."""
         weights = None
         if self.average:
             weights = self.model.get_weights()
@@ -245,6 +300,9 @@ class Learner:
             np.add.at(confusion, (part, predicted.numpy()), 1)
         if weights is not None:
             self.model.set_weights(weights)
+        if self.cluster:
+            loss, *counts = self.cluster.sum(np.array([loss, *confusion.ravel()])).tolist()
+            confusion = np.array(counts).astype(np.int64).reshape(confusion.shape)
         return Scores.of(confusion, loss)
 
     def _evaluation_step(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -96,11 +96,16 @@ class _Training:
         self.checkpoint, self.logs, self.start = checkpoint, logs, start
         self.save_epochs, self.profile = save_epochs, profile
         self.settings = learner.settings
-        self.steps_per_epoch = steps_per_epoch(len(images), self.settings)
+        self.steps_per_epoch = steps_per_epoch(len(images), self.settings, learner.parts)
         if not self.steps_per_epoch:
             raise UserError(
                 f"train.devices = {self.settings.devices}: there are only {len(images)} training "
-                "images to share among them; lower it"
+                f"images to share among {learner.parts} devices; lower it"
+            )
+        if self.settings.batch_size < learner.parts:
+            raise UserError(
+                f"train.batch_size = {self.settings.batch_size}: {learner.parts} devices share a "
+                "batch, and each needs an image; raise it"
             )
         self.epoch, self.step, self.sums = 0, 0, np.zeros(3)
         self.rows: list[Row] = []
@@ -167,6 +172,8 @@ class _Training:
         The same training would diverge again at the same step: where every run gives the same
         bytes, the next one is told so at once.
         """
+        if self.learner.cluster and not self.learner.cluster.chief:
+            return  # it has the same numbers, and when it ends, all end
         loss = float(sums[0]) / max(float(sums[2]), 1.0)
         sound = all(np.isfinite(array).all() for array in state if array.dtype.kind == "f")
         if np.isfinite(loss) and sound:
@@ -223,7 +230,8 @@ class _Training:
         before = (self.epoch - phase.first_epoch) * self.steps_per_epoch
         phase_steps = (phase.end_epoch - phase.first_epoch) * self.steps_per_epoch
         all_steps = settings.epochs * self.steps_per_epoch
-        batches = Prefetcher(self.images, order, settings.batch_size, self.step)
+        places = learner.places if learner.cluster else None
+        batches = Prefetcher(self.images, order, settings.batch_size, self.step, places)
         saved = time.monotonic()
         sums, pending = self.sums, None
         clock, seen = None, 0
@@ -237,7 +245,7 @@ class _Training:
                 with self.profiler.step():
                     out = learner.train(batch, self.epoch, done, self._size(done / all_steps))
                     learner.update_average(done, all_steps)
-                self.confidence.add(batch.index, learner.parts(out.label_losses))
+                self.confidence.add(batch.index, out.label_losses)
                 pending = out.sums if pending is None else pending + out.sums
                 self.step += 1
                 if clock is None:  # the first step also compiles
@@ -287,12 +295,14 @@ class _Training:
         last = self.epoch + 1 == self.settings.epochs
         if self.validation and (last or (self.epoch + 1) % self.settings.validate_every == 0):
             batch_size = evaluation_batch_size(self.validation.dataset.shape)
-            batches = self.validation.batches(batch_size)
-            scores = self.learner.evaluate(batches, self.validation.labels)
+            own = self.learner.share(len(self.validation))
+            batches = self.validation.batches(batch_size, *own)
+            scores = self.learner.evaluate(batches, self.validation.labels[slice(*own)])
             self._stop_if_diverged((scores.loss, 0, 1), what="validation loss")
             figures |= {f"val/{name}": value for name, value in scores._asdict().items()}
         elif last:  # weights may be finite and too large to compute with: nobody else would notice
-            some = np.arange(min(len(self.images), evaluation_batch_size(self.images.shape)))
+            count = min(len(self.images), evaluation_batch_size(self.images.shape))
+            some = np.arange(*self.learner.share(count))
             scores = self.learner.evaluate([self.images.take(some)], self.images.labels[some])
             self._stop_if_diverged((scores.loss, 0, 1))
         return Row(self.epoch + 1, figures)
@@ -360,10 +370,10 @@ class _Training:
         print(f"continuing after {self.epoch} epochs{at}", flush=True)
 
 
-def steps_per_epoch(images: int, settings: Train) -> int:
-    """The last batch may be smaller than the others, down to one image for each device."""
+def steps_per_epoch(images: int, settings: Train, parts: int = 1) -> int:
+    """The last batch may be smaller than the others, down to one image for each of the `parts`."""
     whole, rest = divmod(images, settings.batch_size)
-    count = whole + (rest >= settings.devices)
+    count = whole + (rest >= parts)
     return min(count, settings.debug.max_steps or count)
 
 

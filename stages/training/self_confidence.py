@@ -32,21 +32,21 @@ class SelfConfidence:
 
     def __init__(self, count: int):
         self._sums = np.zeros((count, 2))  # of losses times weights, and of weights
-        self._new: list[tuple[np.ndarray, list[tf.Tensor]]] = []
+        self._new: list[tuple[np.ndarray, tf.Tensor]] = []
 
-    def add(self, index: np.ndarray, parts: list[tf.Tensor]) -> None:
-        """The `label_losses` of the images at positions `index`; `parts` are those of the devices.
+    def add(self, index: np.ndarray, losses: tf.Tensor) -> None:
+        """The `label_losses` of the images at positions `index`.
 
         They stay where they are until they are needed: waiting for a GPU at every step would hold
         it up.
         """
-        self._new.append((index, parts))
+        self._new.append((index, losses))
 
     @property
     def array(self) -> np.ndarray:
         """float64 (count, 2)"""
-        for index, parts in self._new:
-            found = np.concatenate([part.numpy() for part in parts]).astype(np.float64)
+        for index, losses in self._new:
+            found = losses.numpy().astype(np.float64)
             found[:, 0] *= found[:, 1]
             np.add.at(self._sums, index, found)
         self._new = []
