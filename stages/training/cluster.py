@@ -12,6 +12,7 @@ connection is gone or the machine has not been heard of for ten seconds.
 import contextlib
 import faulthandler
 import json
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +36,7 @@ WAIT, DEFAULT_WAIT = "CLUSTER_WAIT", 600.0  # seconds for the others to come
 # Machines that have just met start TensorFlow within seconds. It cannot be interrupted while it
 # looks for one that has gone in between.
 CONNECT = 120
+LEAVE = 3.0  # seconds from the moment a machine breaks off to when its port is closed
 
 
 class Cluster:
@@ -87,7 +89,10 @@ class Cluster:
         with listening:
             self._wait([number for number in range(len(self)) if number != self.number])
         faulthandler.dump_traceback_later(CONNECT, exit=True)
+        terminate = signal.getsignal(signal.SIGTERM)
         self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        # TensorFlow takes SIGTERM for a notice of what is to come, and would go on.
+        signal.signal(signal.SIGTERM, terminate)
         faulthandler.cancel_dump_traceback_later()
         return self.strategy
 
@@ -137,7 +142,10 @@ class Cluster:
         ) as error:
             if not _about_others(error):
                 raise
-            gone = self._names(self._absent(range(len(self)))) or "a machine"
+            end = time.monotonic() + LEAVE
+            while not (absent := self._absent(range(len(self)))) and time.monotonic() < end:
+                time.sleep(0.1)
+            gone = self._names(absent) or "a machine"
             raise UserError(
                 f"{gone} has ended or cannot be reached, which ends all; what it printed says why. "
                 "Start all again to continue from the last checkpoint"
