@@ -74,7 +74,7 @@ def embed_all(outputs: Outputs) -> str:
     write_embedding(folder, embedding)
     if model.backbone == "frozen":
         backbone.classifier.save_unfitted(folder / CLASSIFIER)
-    damage = f"; {len(known.damaged)} damaged files made anew" if known.damaged else ""
+    damage = f"; {len(damaged)} damaged files made anew" if damaged else ""
     return (
         f"features of {len(pixels):,} images: {computed:,} computed, "
         f"{len(pixels) - computed:,} reused{damage}"

@@ -28,7 +28,12 @@ from stages.parameters.section import read_settings
 from stages.parameters.split import Split
 from stages.splits import RANK, TRAIN, describe
 from stages.splits.describe import summarise, write_summary
-from stages.splits.near_duplicates import components, near_duplicates, unchecked
+from stages.splits.near_duplicates import (
+    StoredPixels,
+    components,
+    near_duplicates,
+    unchecked,
+)
 from stages.splits.oddities import odd_images
 from stages.splits.plan import connected, plan_sides, relatives_of
 from stages.store.outputs import Outputs, made_by, outputs_of
@@ -67,6 +72,7 @@ def split(outputs: Outputs) -> str:
 
     odd = odd_images(images)
     images = images.drop_columns(["darkest", "brightest", "entropy", "sharpness"])
+    read_pixels = StoredPixels(pixels, find)
     relatives = None
     if settings.near_duplicates == "together":
         relatives = components(hashes, read_pixels)

@@ -6,7 +6,8 @@ Killed at any moment, the next run goes on from the last checkpoint and ends wit
 import os
 from collections.abc import Iterable
 from contextlib import nullcontext, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from stages.errors import UserError, run
 from stages.files import (
@@ -34,30 +35,30 @@ from stages.parameters.train import Train
 from stages.store.image_set import ImageSet, load_image_set, read_relatives
 from stages.store.model import record_times
 from stages.store.outputs import Outputs, outputs_of
+from stages.training.checkpoint import Checkpoint
 from stages.training.cluster import VARIABLE, WAIT, Cluster, read_cluster
-
-if TYPE_CHECKING:
-    from stages.training.job import Job
 
 
 def main() -> None:
     cluster = read_cluster(os.environ.get(VARIABLE), os.environ.get(WAIT))
+    if cluster and read_settings(Model).backbone == "frozen":
+        if not cluster.chief:
+            print("model.backbone: frozen fits a last layer, which the chief does alone")
+            return
+        cluster = None
     if cluster and not cluster.chief:
         help_chief(cluster)
         return
     with outputs_of("train") as outputs:
-        job, times = train(outputs, cluster)
+        checkpoint, times = train(outputs, cluster)
     record_times(TIMES, "train", times, MODEL)
-    job.checkpoint.delete()
-    if job.cluster:
-        job.cluster.end()
+    checkpoint.delete()
+    if cluster:
+        cluster.end()
 
 
 def help_chief(cluster: Cluster) -> None:
     """Compute this machine's share of the training; write and, from the start on, print nothing."""
-    if read_settings(Model).backbone == "frozen":
-        print("model.backbone: frozen fits a last layer, which the chief does alone", flush=True)
-        return
     os.environ["TQDM_DISABLE"] = "1"  # heard when it is imported
     print(f"this is {cluster.name(cluster.number)}; the chief prints how it goes", flush=True)
     cluster.wait_for_chief()  # who comes when its stage begins: what it reads is there then
@@ -65,13 +66,11 @@ def help_chief(cluster: Cluster) -> None:
         train(Outputs("train"), cluster)
 
 
-def train(outputs: Outputs, cluster: Cluster | None = None) -> tuple["Job", dict[str, Any]]:
-    """Train to the end, from the start or the last checkpoint; the job, and what took how long."""
+def train(outputs: Outputs, cluster: Cluster | None = None) -> tuple[Checkpoint, dict[str, Any]]:
+    """Train to the end, from the start or the last checkpoint; that, and what took how long."""
     augment, model = read_settings(Augment), read_settings(Model)
     settings = read_settings(Train)
     train_set, validation = read_sets(model, settings)
-    if model.backbone == "frozen":
-        cluster = None  # one machine is enough
     if model.backbone == "frozen" and (unused := without_effect(augment, settings)):
         print(
             "model.backbone: frozen fits the last layer to features of each image as it is, without"
@@ -99,7 +98,7 @@ def train(outputs: Outputs, cluster: Cluster | None = None) -> tuple["Job", dict
             JobSettings(augment, model, settings),
             train_set,
             validation,
-            read_relatives(SPLITS / RELATIVES, train_set),
+            relatives,
             FEATURES,
             CHECKPOINTS,
             [*outputs.code, *tables],
@@ -108,18 +107,22 @@ def train(outputs: Outputs, cluster: Cluster | None = None) -> tuple["Job", dict
         result = job.train(TENSORBOARD, each_epoch=outputs.check_inputs)
         if cluster and not cluster.chief:
             cluster.end()
-            return job, {}
-    job.save(
-        result,
-        model=outputs.file(MODEL),
-        epochs=outputs.directory(EPOCHS),
-        augmented=outputs.file(AUGMENTED),
-        plots=outputs.directory(LOG / "plots"),
-        metrics=outputs.file(LOG / "metrics.json"),
-        curve=outputs.file(LEARNING_CURVE),
-        confidence=outputs.file(LABEL_CONFIDENCE),
-    )
-    return job, result.times
+            return job.checkpoint, {}
+    job.save(result, **paths(outputs))
+    return job.checkpoint, result.times
+
+
+def paths(outputs: Outputs) -> dict[str, Path]:
+    """Where to write what a job leaves."""
+    return {
+        "model": outputs.file(MODEL),
+        "epochs": outputs.directory(EPOCHS),
+        "augmented": outputs.file(AUGMENTED),
+        "plots": outputs.directory(LOG / "plots"),
+        "metrics": outputs.file(LOG / "metrics.json"),
+        "curve": outputs.file(LEARNING_CURVE),
+        "confidence": outputs.file(LABEL_CONFIDENCE),
+    }
 
 
 # What may be turned on for the training of a whole net, and a last layer alone has no use for.

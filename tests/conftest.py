@@ -11,6 +11,9 @@ from contextlib import redirect_stdout
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Work that takes long says how far it is, which on a slow machine is a line more than expected.
 os.environ["TQDM_DISABLE"] = "1"
+# Tests say themselves which machines work together.
+os.environ.pop("DASK_SCHEDULER", None)
+os.environ.pop("TF_CONFIG", None)
 
 import hypothesis
 import pytest
@@ -28,6 +31,8 @@ hypothesis.settings.load_profile("repeatable")
 LONG = (
     "test_pipeline",
     "test_train",
+    "test_multi_worker",
+    "test_cluster",
     "test_export",
     "test_recipes",
     "test_faults",

@@ -38,6 +38,7 @@ stages/images/decode.py              preprocess export
 stages/images/formats.py             preprocess export
 stages/images/resize.py              preprocess export
 stages/images/*                      preprocess
+stages/workers.py                    download preprocess split features
 stages/split.py                      split
 stages/splits/*                      split
 stages/features.py                   features
@@ -84,7 +85,6 @@ stages/parameters/section.py         download preprocess split features train ev
 stages/parameters/yaml_file.py       download preprocess split features train evaluate export plot
 
 stages/files.py                      download preprocess split features train evaluate export plot
-stages/workers.py                    download
 stages/store/features.py             features train evaluate
 stages/store/archives.py             download preprocess export
 stages/store/blobs.py                download preprocess split features train evaluate export plot
@@ -96,7 +96,6 @@ stages/store/model.py                features train evaluate export plot
 stages/store/names.py                download preprocess split evaluate export plot
 stages/store/outputs.py              download preprocess split features train evaluate export plot
 stages/store/tables.py               download preprocess split features train evaluate export plot
-stages/workers.py                    preprocess split features
 """
 ONLY_TALKS = {"stages/__init__.py", "stages/errors.py", "stages/progress.py", "stages/quiet.py"}
 TEMPLATES = {

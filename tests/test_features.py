@@ -56,24 +56,6 @@ from stages.store.processed import Pixels
 from stages.store.tables import read_table, write_table
 from stages.training.head import FOLDS, Photos, first_of_class, fit_head, folds, threads_within
 
-ARCHITECTURE = """
-import keras
-from stages.architectures._build import load_weights
-
-def build(shape, outputs, weights=None, strides=3):
-    parts = [
-        keras.Input(shape),
-        keras.layers.Conv2D(24, 5, strides=strides, activation="relu"),
-        keras.layers.Flatten(),
-    ]
-    net = keras.Sequential(parts, name="backbone")
-    if weights:
-        load_weights(net, weights)
-    images = keras.Input(shape)
-    x = net(keras.layers.Rescaling(1 / 255)(images), training=False)
-    x = keras.layers.Dropout(0.2)(x)
-    return keras.Model(images, keras.layers.Dense(outputs)(x))
-"""
 PLAIN_NET = """
 import keras
 
@@ -228,7 +210,7 @@ def test_a_frozen_backbone_gives_one_ordinary_model(workspace, capsys):
 
 @pytest.mark.parametrize("output", ["softmax", "sigmoid"])
 def test_the_model_of_a_frozen_backbone_is_in_bytes_what_keras_writes(workspace, output):
-    settings = MODEL | {"output": output}
+    settings = FROZEN | {"output": output}
     workspace(model=settings, classes=2)
     features.main()
     train.main()
@@ -251,7 +233,7 @@ def test_a_last_layer_may_do_without_validation_images(workspace):
 
 
 def test_features_of_many_numbers_are_compared_as_the_net_compares_them(workspace):
-    workspace(model=MODEL | {"settings": {"strides": 1}})
+    workspace(model=FROZEN | {"settings": {"strides": 1}})
     features.main()
     train.main()
     model, _ = load_model("models/model.keras")

@@ -20,10 +20,10 @@ EMBEDDING = """
 import keras
 from stages.architectures._build import load_weights
 
-def build(shape, outputs, weights=None):
+def build(shape, outputs, weights=None, strides=3):
     parts = [
         keras.Input(shape),
-        keras.layers.Conv2D(24, 5, strides=3, activation="relu"),
+        keras.layers.Conv2D(24, 5, strides=strides, activation="relu"),
         keras.layers.Flatten(),
     ]
     net = keras.Sequential(parts, name="backbone")

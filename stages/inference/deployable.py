@@ -62,7 +62,12 @@ class Deployable:
 
     def set_weights(self, weights: list[np.ndarray]) -> None:
         """Take over the weights of the trained net, in the order of its `get_weights()`."""
-        self.net.set_weights(weights)
-        for layer in self.net._flatten_layers():
-            if isinstance(layer, keras.layers.Normalization):
-                layer.finalize_state()
+        set_weights(self.net, weights)
+
+
+def set_weights(net: keras.Model, weights: list[np.ndarray]) -> None:
+    """Give `net` these `weights`, and let its layers take in those that they compute from."""
+    net.set_weights(weights)
+    for layer in net._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()

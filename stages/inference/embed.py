@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from stages.errors import UserError
 from stages.inference.deployable import Deployable
 from stages.inference.fold import folded
 from stages.inference.frozen import frozen_part, identity
@@ -146,7 +147,8 @@ def _backbone(settings: str, shape: tuple[int, int, int], trial: str) -> Backbon
 
 @lru_cache(maxsize=1)
 def _built(settings: str, shape: tuple[int, int, int], trial: str) -> Backbone:
-    backbone = Backbone(Model.model_validate_json(settings), shape)
+    # For any number of classes: the last layer is not computed here.
+    backbone = Backbone(Model.model_validate_json(settings), shape, 2)
     if backbone.trial() != trial:
         raise UserError(
             f"{this_worker()} computes other features than this machine: another TensorFlow, or "

@@ -189,6 +189,25 @@ def _close(
         yield images[left[wanted]], images[right[wanted]]
 
 
+@dataclass(frozen=True)
+class StoredPixels:
+    """Reads images by their numbers, int64 (n,): those at the global `rows` of them in `pixels`.
+
+    To say so in two parts lets the machines of a cluster read for themselves.
+    """
+
+    pixels: Pixels
+    rows: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return _take(self.pixels, self.rows(images))
+
+
+def _take(pixels: Pixels, rows: np.ndarray) -> np.ndarray:
+    with made_by("preprocess", pixels.folder):
+        return pixels.take(rows)
+
+
 class _Comparison:
     """Distances of pixels, with a cheap lower bound that spares most of the reading.
 

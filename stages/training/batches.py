@@ -117,13 +117,15 @@ def fraction(labels: np.ndarray, seed: int, count: int) -> np.ndarray:
     return np.sort(epoch_order(labels, seed, FRACTION_DRAW)[:count])
 
 
-def training_images(train_set: ImageSet, settings: "Train", memory_limit: float) -> TrainingImages:
+def training_images(
+    train_set: ImageSet, settings: "Train", memory_limit: float, as_needed: bool = False
+) -> TrainingImages:
     """All of `train_set`, or `debug.data_fraction` of it; in memory if within so many bytes."""
     chosen = None
     if settings.debug.data_fraction < 1:
         count = max(1, round(len(train_set) * settings.debug.data_fraction))
         chosen = fraction(train_set.labels, settings.seed, count)
-    return TrainingImages(train_set, memory_limit, chosen)
+    return TrainingImages(train_set, memory_limit, chosen, as_needed)
 
 
 def class_weights(kind: str, labels: np.ndarray, classes: int) -> np.ndarray | None:

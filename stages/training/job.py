@@ -1,6 +1,7 @@
 """A training job put together: data, model, learner and checkpoint as the settings say; and what
 it leaves, the model for use."""
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +14,14 @@ from stages.architectures import adapt_model, build_model
 from stages.augmentation import Augmentation
 from stages.errors import UserError
 from stages.files import SAVED_EPOCHS
-from stages.inference.deployable import Deployable
+from stages.inference.deployable import Deployable, set_weights
 from stages.inference.frozen import frozen_part, identity
 from stages.parameters.augment import Augment
 from stages.parameters.model import Model
 from stages.parameters.train import Train
 from stages.store.image_set import ImageSet
-from stages.store.model import REFERENCE_IMAGES, Calibration, ModelInfo, save_model
-from stages.store.outputs import CODE, made_by
+from stages.store.model import Calibration, ModelInfo, save_model
+from stages.store.outputs import CODE
 from stages.store.tables import write_table
 from stages.training import environment
 from stages.training.batches import (
@@ -29,80 +30,17 @@ from stages.training.batches import (
     epoch_order,
     training_images,
 )
+from stages.training.calibrate import calibrate, observed
 from stages.training.checkpoint import Checkpoint, State, fingerprint
 from stages.training.cluster import Cluster, SharedCheckpoint
-from stages.training.head import Head, Photos, fit_head, threads_within
-from stages.training.learner import Learner, Scores
-from stages.training.log import EpochLog, Row, TensorBoardLog, Timing
+from stages.training.frozen import VARIANTS, fit_last_layer, label_confidence, write_curve
+from stages.training.head import Head
+from stages.training.learner import Learner
+from stages.training.log import EpochLog, Row, TensorBoardLog, copy_log
 from stages.training.loop import Result, fit
-
-# The model for use: raw pixels in, class probabilities out, float32, Keras' own layers only
-
-
-class Deployable:
-    """The `model` for use: uint8 (n, h, w, c) in, float32 probabilities (n, classes) out.
-
-    `shape` (h, w, c) is that of the processed images; `memory` bounds what training its weights
-    may take. `net` is the part that learns: uint8 images in, logits out.
-    """
-
-    def __init__(
-        self,
-        settings: Model,
-        shape: tuple[int, int, int],
-        classes: int,
-        memory: float = float("inf"),
-    ):
-        outputs = number_of_outputs(settings, classes)
-        self.net = portable(
-            build_model(settings.name, shape, outputs, settings.settings, settings.weights, memory)
-        )
-        self.parameters = self.net.count_params()
-        images = keras.Input(shape, dtype="uint8", name="images")
-        # Its scale is 1 / T once the temperature T is known (stages/training/calibrate.py).
-        self._temperature = keras.layers.Rescaling(1.0, name="temperature")
-        logits = self._temperature(self.net(images))
-        if outputs == 1:  # from the logit of class 1 to two columns with its sigmoid
-            halves = [keras.layers.Rescaling(scale)(logits) for scale in (-0.5, 0.5)]
-            logits = keras.layers.Concatenate()(halves)
-        probabilities = keras.layers.Softmax(name="probabilities")(logits)
-        self.model = keras.Model(images, probabilities, name="classifier")
-
-    def activations(self) -> int:
-        """Numbers an image leaves in the net for the backward pass, at least: what its layers
-        with weights put out."""
-        return sum(
-            math.prod(filter(None, tensor.shape[1:]))
-            for layer in self.net._flatten_layers(include_self=False)
-            if layer.trainable_weights and not isinstance(layer, keras.Model)
-            for tensor in keras.tree.flatten(getattr(layer, "output", []))
-        )
-
-    def set_temperature(self, temperature: float) -> None:
-        """Divide the logits by `temperature` from the next compilation of `model` on."""
-        self._temperature.scale = 1 / temperature
-
-    def set_weights(self, weights: list[np.ndarray]) -> None:
-        """Take over the weights of the trained net, in the order of its `get_weights()`."""
-        set_weights(self.net, weights)
-
-
-def set_weights(net: keras.Model, weights: list[np.ndarray]) -> None:
-    """Give `net` these `weights`, and let its layers take in those that they compute from."""
-    net.set_weights(weights)
-    for layer in net._flatten_layers():
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()
-
-
-def number_of_outputs(settings: Model, classes: int) -> int:
-    """Logits of the net: one a class, or a single one for `model.output: sigmoid`."""
-    return 1 if settings.output == "sigmoid" else classes
-
 
 ADAPT_IMAGES = 5000  # training images, drawn by lot, that an architecture takes statistics from
 VERSIONS = [tf.__version__, keras.__version__, np.__version__]
-VARIANTS = 20  # of one image, to see what augmentation does
 
 
 class JobSettings(NamedTuple):
@@ -142,15 +80,12 @@ class Job:
         self.settings, self.train_set, self.validation = settings, train_set, validation
         self.cluster, self.chief = cluster, cluster is None or cluster.chief
         train, dataset = settings.train, train_set.dataset
-        self.frozen = settings.model.backbone == "frozen"
         self.strategy = environment.start(train.devices, train.deterministic, cluster)
-        self.precision = "float32"
-        if not self.frozen:
-            files = list(files)
-            self.precision = self._choose_precision(files)
-            print(environment.describe(train.devices, self.precision), flush=True)
-            if cluster:
-                print(f"this is {cluster.name(0)}, the chief: it has the log and the model")
+        files = list(files)
+        self.precision = self._choose_precision(files)
+        print(environment.describe(train.devices, self.precision), flush=True)
+        if cluster:
+            print(f"this is {cluster.name(0)}, the chief: it has the log and the model")
         # Both nets start from the same names and seeds, so that a weight's path is what the
         # saved model shows.
         environment.reset(train.seed, "float32")
@@ -159,21 +94,17 @@ class Job:
             settings.model, dataset.shape, len(dataset.classes), self.memory
         )
         environment.reset(train.seed, self.precision)
-        self.images = training_images(train_set, train, train.memory_limit * 2**30)
-        self.head: Head | None = None
-        self.seen: tuple[np.ndarray, Sample | None] | None = None  # for `calibrate`, if known
-        self.start = (
-            self._fit_head(features, relatives)
-            if settings.model.backbone != "trained" and self.chief
-            else None
+        # Of several machines each reads what it learns from, which is not all in every epoch.
+        self.images = training_images(
+            train_set, train, train.memory_limit * 2**30, as_needed=cluster is not None
         )
-        augment = settings.augment
-        if self.frozen:  # an image and its mirror image are all that the last layer learns from
-            augment = Augment(horizontal_flip=augment.horizontal_flip)
-        self.augmentation = Augmentation(augment, dataset.shape)
-        if not self.frozen:
-            self._check_memory()
-            self.learner = self._learner()
+        self.head: Head | None = None
+        self.start: Row | None = None
+        if settings.model.backbone == "fine_tuned" and self.chief:
+            self._fit_last_layer(features, relatives)
+        self.augmentation = Augmentation(settings.augment, dataset.shape)
+        self._check_memory()
+        self.learner = self._learner()
         job = self._fingerprint(files)
         self.checkpoint = (
             SharedCheckpoint(folder, job, cluster) if cluster else Checkpoint(folder, job)
@@ -216,21 +147,13 @@ class Job:
         if settings.debug.tensorboard:
             logs.append(TensorBoardLog(tensorboard))
         logs.append(lambda rows: each_epoch())
-        if self.frozen and self.start:
-            timing = Timing(0, None, None, self.fitting)
-            weights = self.deployable.net.get_weights()
-            result = Result(weights, 0, [self.start], [timing], np.empty(0))
-            for write in logs:
-                write(result.rows)
-        else:
-            result = self._fit(logs, tensorboard if settings.debug.profile else None)
+        result = self._fit(logs, tensorboard if settings.debug.profile else None)
         summary: dict[str, float | str] = {
             "best_epoch": result.best,
             "epochs": result.rows[-1].epoch,
         }
         if self.head:
-            point = self.head.curve[-1]
-            summary["cross_validated_accuracy"] = point.right / point.judged
+            summary["cross_validated_accuracy"] = self.head.curve[-1].accuracy
         if self.cluster:
             summary["machines"] = len(self.cluster)
         log.end(summary | {"precision": self.precision})
@@ -248,58 +171,17 @@ class Job:
             profile,
         )
 
-    def _fit_head(self, folder: Path, relatives: np.ndarray) -> Row:
-        """Fit the last layer to the features in `folder`; how good it is, as epoch 0."""
-        starts, classes = self.train_set.pixels.starts, len(self.train_set.dataset.classes)
-        weights = self._class_weights()
-        with made_by("features", folder):
-            embedding = read_embedding(folder)
-            if embedding is None or embedding.key != identity(frozen_part(self.deployable.net)):
-                raise ValueError("its features are those of another network")
-
-            def features(rows: np.ndarray, view: str = PLAIN) -> np.ndarray:
-                return Features(folder, starts, view).take(rows)
-
-            views, width, count = embedding.views, embedding.width, len(self.images)
-            limit = self.settings.train.memory_limit * 2**30
-            threads = threads_within(limit, count, len(views), width)
-            seen = np.empty((count, len(views), width), np.float32)
-            for number, view in enumerate(views):
-                seen[:, number] = features(self.images.rows, view)
-            photos = Photos(
-                seen,
-                self.images.labels,
-                relatives[self.images.chosen],
-                np.ones(classes) if weights is None else weights,
-            )
-            started = time.perf_counter()
-            self.head = head = fit_head(photos, self.settings.train.seed, threads)
-            self.fitting = round(time.perf_counter() - started, 3)
-            judged = {"train": (photos.features[:, 0], photos.labels)}
-            if self.validation:
-                judged["val"] = features(self.validation.rows), self.validation.labels
-        layer = self.deployable.net.layers[-1]
-        layer.set_weights(head.layer.weights(layer.units))
-        figures: dict[str, float] = {}
-        for side, (seen, labels) in judged.items():
-            predicted = head.layer.probabilities(seen).argmax(axis=1)
-            confusion = confusion_matrix(labels, predicted, labels=range(classes))
-            scores = Scores.of(confusion, float(head.layer.losses(seen, labels).sum()))
-            figures |= {f"{side}/{name}": value for name, value in scores._asdict().items()}
-        if self.frozen and embedding.width <= MOST_FEATURES:  # else the net is run for them
-            seed = self.settings.train.seed
-            sample = None
-            if self.validation:
-                seen, labels = judged["val"]
-                at = drawn(labels, seed, CALIBRATION_IMAGES)
-                sample = Sample(labels[at], head.layer.probabilities(seen[at]), seen[at])
-            seen, labels = judged["train"]
-            self.seen = seen[drawn(labels, seed, REFERENCE_IMAGES)], sample
-        point = head.curve[-1]
-        print(
-            f"last layer fitted to features of {len(photos):,} images; in cross-validation "
-            f"{point.right:,} of {point.judged:,} are right ({point.right / point.judged:.1%})",
-            flush=True,
+    def _fit_last_layer(self, folder: Path, relatives: np.ndarray) -> None:
+        """Start from a last layer fitted to the features in `folder`."""
+        key = identity(frozen_part(self.deployable.net))
+        fit = fit_last_layer(
+            self.settings.train,
+            self.train_set,
+            self.images,
+            self.validation,
+            relatives,
+            folder,
+            lambda embedding: embedding.key == key,
         )
         self.head, self.start = fit.head, fit.row
 
@@ -400,17 +282,6 @@ class Job:
                 "machine; lower it, or make the images or the net smaller"
             )
 
-    def _training_images(self) -> TrainingImages:
-        """All training images or `debug.data_fraction` of them."""
-        settings, chosen = self.settings.train, None
-        if settings.debug.data_fraction < 1:
-            count = max(1, round(len(self.train_set) * settings.debug.data_fraction))
-            chosen = fraction(self.train_set.labels, settings.seed, count)
-        # A frozen backbone's features are there: of the pixels only a few are looked at.
-        limit = 0 if self.frozen else settings.memory_limit * 2**30
-        # Of several machines each reads what it learns from, which is not all in every epoch.
-        return TrainingImages(self.train_set, limit, chosen, as_needed=self.cluster is not None)
-
     def _learner(self) -> Learner:
         """The net to train, with all that its training needs."""
         settings, model = self.settings.train, self.settings.model
@@ -447,7 +318,7 @@ class Job:
             )
         varied = self.augmentation.active and not settings.debug.overfit_batch
         augment = self.augmentation if varied else None
-        weights = self._class_weights()
+        weights = class_weights(settings.class_weights, self.images.labels, classes)
         return Learner(net, settings, classes, augment, weights, self.strategy, self.cluster)
 
     def _check_image_sizes(self, net: keras.Model) -> None:

@@ -12,6 +12,7 @@ from stages.parameters.train import Train
 from stages.training import environment
 from stages.training.batches import Batch, bounds
 from stages.training.cluster import Cluster
+from stages.training.log import Scores
 from stages.training.optimizers import (
     WeightGroup,
     check_groups,
