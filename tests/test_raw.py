@@ -4,12 +4,13 @@ import hashlib
 import io
 import tarfile
 import zipfile
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from stages.files import MANIFEST_COLUMNS
-from stages.store.raw import read_images, read_manifest
+from stages.store.raw import cut, read_images, read_manifest
 from stages.store.tables import write_table
 
 FILES = {f"cat/{number:02}.jpg": bytes([number]) * 1000 * number for number in range(20)}
@@ -63,3 +64,15 @@ def test_chosen_rows_come_alone_in_the_order_of_the_archive(raw):
     manifest = read_manifest(raw)
     rows = [row for row, _ in read_images(raw, manifest, np.array([3, 17, 5]))]
     assert rows == [17, 5, 3]
+
+
+@pytest.mark.parametrize(("size", "images", "shards"), [(300, 200_000, 12), (400_000, 2_000, 12)])
+def test_a_shard_has_64_mebibytes_or_some_thousand_images(size, images, shards):
+    class Image(NamedTuple):
+        path: str
+        size: int
+
+    counts = [len(shard) for shard in cut(Image(f"{n:09}.jpg", size) for n in range(images))]
+    assert sum(counts) == images
+    assert shards / 2 < len(counts) < 2 * shards
+    assert max(counts) <= 4 * images / shards * 1.1

@@ -21,6 +21,9 @@ from stages.store.blobs import SHARD_BYTES, checksum, link_or_copy
 from stages.store.outputs import replace_file
 from stages.store.tables import encode, read_table, write_table
 
+# Images of a shard, however small they are: whoever reads some of a zip reads the names of all.
+MEMBERS = 2**14
+
 REMEDY = "run dvc checkout --force data/raw, or dvc repro --single-item --force download"
 
 
@@ -134,16 +137,18 @@ def cut(images: Iterable[AnyImage], target: int = SHARD_BYTES) -> Iterator[list[
     from 0 to 2**64, has to lie below a limit in proportion to its size. An image added, changed or
     removed so alters its own shard and leaves all others byte for byte alike. (Backup programs
     call this content-defined chunking.) Shards come out at about `target` bytes, as the limits add
-    up to one hit in so many, and are cut at four times that where luck fails.
+    up to one hit in so many, and are cut at four times that where luck fails. Of tiny images a
+    shard has fewer bytes: about `MEMBERS`.
     """
     shard: list[AnyImage] = []
     size = 0
     for image in images:
         shard.append(image)
-        size += image.size
+        counts = max(image.size, target // MEMBERS)
+        size += counts
         draw = int.from_bytes(hashlib.blake2b(image.path.encode(), digest_size=8).digest())
-        # draw / 2**64 < size / target, in whole numbers: the chance to end a shard.
-        if draw * target < image.size << 64 or size >= 4 * target:
+        # draw / 2**64 < counts / target, in whole numbers: the chance to end a shard.
+        if draw * target < counts << 64 or size >= 4 * target:
             yield shard
             shard, size = [], 0
     if shard:
