@@ -375,9 +375,8 @@ def _parts(
     files = manifest.select(["sha256", "shard", "member"])
     for number in np.unique(number_of).tolist():
         chosen = wanted[slice(*np.searchsorted(number_of, [number, number + 1]))]
-        at = contents.first[
-            chosen
-        ]  # ascending; to take from all files would cost as many as they are
+        at = contents.first[chosen]  # ascending
+        # To take from all files would cost as many as they are.
         near = files.slice(at[0], at[-1] - at[0] + 1)
         table = near.take(pa.array(at - at[0])).combine_chunks()
         first, end = shards.starts[number : number + 2].tolist()
