@@ -7,9 +7,11 @@ import threading
 from functools import partial
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 
 import pytest
+from test_cluster import Cluster, ended, run
 
 from stages.errors import UserError
 from stages.parameters.download import Download
@@ -194,6 +196,42 @@ def test_a_busy_store_is_asked_again(bucket, packed, tmp_path):
 
     bucket.answers = now_and_then
     assert packed.run(target=600) == from_folder(tmp_path, FILES, target=600)
+
+
+SMALL_SHARDS = """
+from functools import partial
+from stages import download
+from stages.errors import run
+from stages.sources import bucket, gather
+gather.bucket_entries = partial(bucket.bucket_entries, target=600)
+run(download.main)
+"""
+
+
+def test_workers_of_a_cluster_pack_a_bucket_that_is_busy_now_and_then(bucket, tmp_path):
+    bucket.put(FILES)
+    refused, lock = [7, 40, 90], threading.Lock()  # the how manieth requests
+    asked = count()
+
+    def now_and_then(method, path):
+        with lock:
+            return 503 if next(asked) in refused else None
+
+    bucket.answers = now_and_then
+    project = tmp_path / "project"
+    project.mkdir()
+    settings = "download: {source: folder, url: s3://images/set}\n"
+    (project / "params.yaml").write_text(settings)
+    cluster = Cluster(project)
+    try:
+        for _ in range(2):
+            cluster.start_worker()
+        out, _ = ended(run(project, cluster.address, SMALL_SHARDS))
+    finally:
+        cluster.stop()
+    assert f"{len(FILES)} images" in out
+    assert next(asked) > refused[-1]
+    assert content(project / "data/raw") == from_folder(tmp_path, FILES, target=600)
 
 
 def test_a_run_that_fails_has_packed_what_it_could(bucket, packed, tmp_path):

@@ -35,9 +35,9 @@ SMALL = {
 }
 
 
-def call(folder: Path, *command: str, code: int = 0) -> str:
-    """Run `command` in `folder`; its output, standard error included."""
-    environment = {
+def environment() -> dict[str, str]:
+    """What DVC and git are run with."""
+    return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DVC_NO_ANALYTICS": "1",
@@ -47,10 +47,14 @@ def call(folder: Path, *command: str, code: int = 0) -> str:
         "GIT_COMMITTER_NAME": "t",
         "GIT_COMMITTER_EMAIL": "t@example.org",
     }
+
+
+def call(folder: Path, *command: str, code: int = 0) -> str:
+    """Run `command` in `folder`; its output, standard error included."""
     done = subprocess.run(
         command,
         cwd=folder,
-        env=environment,
+        env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

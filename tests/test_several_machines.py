@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 
 import asyncssh
 import pytest
 import yaml
-from test_pipeline import COPIED, ROOT, SMALL, call, copy
+from test_pipeline import COPIED, ROOT, SMALL, call, copy, environment
 
 PHOTOS = 12  # a class
 
@@ -88,3 +90,43 @@ def test_experiments_of_two_machines_are_compared_on_one(tmp_path, ssh_port):
     call(ben, "dvc", "checkout", "data/splits")
     for file in ("data/splits/test.csv", "data/splits/train.csv"):
         assert (ben / file).read_bytes() == (ann / file).read_bytes()
+
+
+def repro_at_once(*folders) -> list[tuple[int, str]]:
+    """Exit code and output of `dvc repro --force split` started in all `folders` at once."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dvc", "repro", "--force", "split"],
+            cwd=folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for folder in folders
+    ]
+    said = [process.communicate()[0] for process in started]
+    return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
+
+
+def test_two_clones_share_a_cache_and_two_runs_in_one_clone_do_no_harm(tmp_path):
+    ann, ben = tmp_path / "ann", tmp_path / "ben"
+    write_project(ann)
+    call(ann, "git", "init", "-q", "-b", "main")
+    call(ann, "dvc", "cache", "dir", "--local", str(tmp_path / "cache"))
+    call(ann, "dvc", "config", "--local", "cache.shared", "group")
+    copy(ann, ben, [path.name for path in ann.iterdir()])
+    for code, said in repro_at_once(ann, ben):
+        assert code == 0, said
+    assert (ann / "dvc.lock").read_bytes() == (ben / "dvc.lock").read_bytes()
+    locked = (ann / "dvc.lock").read_bytes()
+
+    results = repro_at_once(ann, ann)
+    assert 0 in {code for code, _ in results}, results
+    for code, said in results:
+        assert "Traceback" not in said
+        if code:
+            assert "is busy, it is being blocked by" in said or "Unable to acquire lock" in said
+    assert (ann / "dvc.lock").read_bytes() == locked
+    for clone in (ann, ben):
+        assert "Data and pipelines are up to date" in call(clone, "dvc", "status", "split")
