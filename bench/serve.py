@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--overload", type=int, default=60, help="seconds of twice the capacity")
     parser.add_argument("--malformed", type=int, default=1000, help="requests")
     parser.add_argument("--seed", type=int, default=0, help="of the malformed requests")
-    parser.add_argument("--format", default="litert", choices=FILES, help="of the exported model")
+    parser.add_argument("--format", default="onnx", choices=FILES, help="of the exported model")
     options = parser.parse_args()
     if not shutil.which("wrk"):
         raise SystemExit("error: wrk is not installed; try: apt install wrk")
@@ -335,8 +335,9 @@ def wrk(service: Service, field: str, photos: list[Path], seconds: int) -> Load:
 
 
 @contextmanager
-def watched(service: Service, every: float = 0.5):
-    """Yield a function that tells the most MB that `service` was seen to hold."""
+def watched(service: Service, every: float = 2.5):
+    """Yield a function that tells the most MB that `service` was seen to hold, now and then: to look
+    stops it for some milliseconds."""
     seen, ended = [service.memory()], threading.Event()
 
     def watch() -> None:
