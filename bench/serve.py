@@ -336,8 +336,8 @@ def wrk(service: Service, field: str, photos: list[Path], seconds: int) -> Load:
 
 @contextmanager
 def watched(service: Service, every: float = 2.5):
-    """Yield a function that tells the most MB that `service` was seen to hold, now and then: to look
-    stops it for some milliseconds."""
+    """Yield a function that tells the most MB that `service` was seen to hold, now and then: to
+    look stops it for some milliseconds."""
     seen, ended = [service.memory()], threading.Event()
 
     def watch() -> None:

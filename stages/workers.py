@@ -278,7 +278,12 @@ class _Run:
             raise UserError(
                 f"{this_worker()} runs other code than is in {self.folder}/stages; start it again"
             )
-        return pickle.loads(self.work)(pickle.loads(task))
+        from threadpoolctl import threadpool_limits
+
+        work, argument = pickle.loads(self.work), pickle.loads(task)
+        # For what has just been imported: another worker is on the other core.
+        threadpool_limits(1)
+        return work(argument)
 
 
 def own_folder(parent: Path) -> Path:

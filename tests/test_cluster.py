@@ -401,6 +401,15 @@ def test_work_that_kills_its_workers_is_one_line(here, cluster):
         list(workers.each(os._exit, [1]))
 
 
+def test_a_worker_computes_with_one_thread(here, cluster):
+    one = cluster(pictures(1))
+    here.setenv("DASK_SCHEDULER", one.address)
+    one.start_worker()
+    threads = "max(one['num_threads'] for one in __import__('threadpoolctl').threadpool_info())"
+    list(workers.each(eval, ["__import__('numpy').pi"]))
+    assert list(workers.each(eval, [threads])) == [1]
+
+
 def test_results_come_as_they_are_done_and_errors_at_once(here):
     here.delenv("DASK_SCHEDULER", raising=False)
     slept = list(workers.each(_sleep, [0.3, 0.0, 0.1], threads=3))

@@ -506,3 +506,20 @@ def test_equal_pixels_have_equal_digests_and_similar_ones_near_hashes():
     assert hashes[0] == hashes[1]
     assert (hashes[0] ^ hashes[2]).bit_count() <= 3
     assert (hashes[0] ^ hashes[3]).bit_count() > 15
+
+
+def test_a_core_that_has_an_image_has_no_second_thread_for_its_sums(project, monkeypatch):
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    seen = []
+
+    def watched(images):
+        seen.extend(one["num_threads"] for one in threadpool_info())
+        return perceptual_hashes(images)
+
+    monkeypatch.setattr(process, "perceptual_hashes", watched)
+    with threadpool_limits(2):
+        project(PHOTOS, max_rejects=0.2, workers=2)
+        after = {one["num_threads"] for one in threadpool_info()}
+    assert set(seen) == {1}
+    assert after == {2}
