@@ -18,6 +18,7 @@ import pickle
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -145,6 +146,7 @@ def _connect(address: str, seconds: float) -> "Client":
         raise UserError(f"{SCHEDULER}={address} is no address such as tcp://10.0.0.1:8786")
     for name in ("distributed", "distributed.client"):  # what they have to say is said here
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", message="Sending large graph")  # whole shards, on purpose
     end = time.monotonic() + seconds
     while True:
         try:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from stages import preprocess
 from stages.errors import UserError
-from stages.images import fingerprints, process
+from stages.images import fingerprints, process, reuse
 from stages.images.fingerprints import digests, perceptual_hashes
 from stages.store.image_set import load_image_set
 from stages.store.processed import Dataset, Pixels
@@ -156,6 +156,17 @@ def test_damage_to_what_a_failed_run_decoded_is_noticed(project, small_shards, c
     assert "decoded, " in capsys.readouterr().out
     shutil.rmtree("data/processed")
     assert contents(project(files, max_rejects=0.2)) == result
+
+
+def test_what_an_earlier_version_left_is_not_read(project, monkeypatch, capsys):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(reuse, "FORMAT", None)
+        earlier.setattr(reuse, "b64encode", lambda content: b"in another way")
+        with pytest.raises(UserError):
+            project(FILES | {"10/broken.png": b"no image"})
+    capsys.readouterr()
+    project(FILES)
+    assert f": {len(FILES)} decoded" in capsys.readouterr().out
 
 
 def test_what_a_killed_run_decoded_is_not_decoded_again(project, capsys):

@@ -154,6 +154,10 @@ def _line_digest(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest()[:32].encode()
 
 
+# What a journal of another version has is left alone.
+FORMAT = f"arrays in base64, {FACTS.descr}"
+
+
 class Work:
     """Shards being filled in a new folder under `folder`, with a journal of what is in them.
 
@@ -172,7 +176,8 @@ class Work:
         self.folder = folder / str(last + 1)
         self.folder.mkdir(parents=True)
         self._journal = Journal(self.folder / "journal")
-        self._journal.append({"settings": settings.model_dump(), "starts": starts.tolist()})
+        head = {"format": FORMAT, "settings": settings.model_dump(), "starts": starts.tolist()}
+        self._journal.append(head)
 
     def unfinished(self) -> list[Earlier]:
         """What earlier runs with the same settings left, the latest first."""
@@ -181,11 +186,11 @@ class Work:
 
     def remember(self, contents: Contents, done: np.ndarray, rejected: list[int]) -> None:
         """Note that the pixels of `done` (their global rows) are written, and what is rejected."""
-        hashes = contents.hashes.take(pa.array(done.tolist() + rejected, pa.int64())).to_pylist()
+        both = np.concatenate([done, np.array(rejected, np.int64)])
         self._journal.append(
             {
-                "sha256": hashes,
-                "rows": done.tolist(),
+                "sha256": "".join(contents.hashes.take(pa.array(both)).to_pylist()),
+                "rows": b64encode(done.astype(np.int64).tobytes()).decode(),
                 "facts": b64encode(contents.facts[done].tobytes()).decode(),
                 "reasons": [contents.reasons[content] for content in rejected],
             }
@@ -211,28 +216,30 @@ def _read_unfinished(folder: Path, settings: Preprocessing) -> Earlier | None:
         head = next(documents, {})
     except OSError:
         return None
-    if head.get("settings") != settings.model_dump():
+    if (head.get("format"), head.get("settings")) != (FORMAT, settings.model_dump()):
         return None
-    rows: list[int] = []
+    parts = [np.empty(0, np.int64)]
     hashes: list[str] = []
     rejected: list[str] = []
     reasons: list[str] = []
     facts = bytearray()
     for document in documents:
-        count = len(document["rows"])
-        rows += document["rows"]
-        hashes += document["sha256"][:count]
-        rejected += document["sha256"][count:]
+        done = np.frombuffer(b64decode(document["rows"]), np.int64)
+        parts.append(done)
+        joined = document["sha256"]
+        found = [joined[at : at + 64] for at in range(0, len(joined), 64)]
+        hashes += found[: len(done)]
+        rejected += found[len(done) :]
         reasons += document["reasons"]
         facts += b64decode(document["facts"])
-    table = np.frombuffer(facts, FACTS)
+    table, rows = np.frombuffer(facts, FACTS), np.concatenate(parts)
     columns = {name: pa.array(table[name].tolist()) for name in FACT_TYPES}
     index = pa.table({"sha256": pa.array(hashes, pa.string()), **columns})
     pixels = Pixels(folder, settings.shape, skip_damaged=True)
     starts = np.array(head["starts"])
     shard = np.searchsorted(starts, rows, side="right") - 1
     names = [shard_name(number) for number in shard.tolist()]
-    global_rows = pixels.find(names, np.array(rows, np.int64) - starts[shard])
+    global_rows = pixels.find(names, rows - starts[shard])
     return Earlier(pixels, global_rows, index, _rejects(rejected, reasons))
 
 
