@@ -1,7 +1,9 @@
 """plot: pictures of the results, one page to open or send, and a headline."""
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,14 +37,18 @@ def plot(outputs: Outputs) -> str:
     """Draw the pictures and the page; the results in a few lines."""
     parameters = read_parameters()
     settings = parameters.plot
-    # Arrow, matplotlib and Jinja2 take a second to import, a mistake in params.yaml none.
+    # Arrow, matplotlib and Jinja2 take a second to import, a mistake in params.yaml none. Nothing
+    # of theirs becomes garbage, so no search for it walks through them, then or later.
+    gc.disable()
     from stages.figures.charts import CHARTS
-    from stages.figures.style import save_png, to_svg
+    from stages.figures.processes import at_once
     from stages.report.page import render_page
     from stages.report.results import read_results
     from stages.report.summary import console_summary
     from stages.store.model import read_times
 
+    gc.freeze()
+    gc.enable()
     results = read_results(
         corrections=parameters.download.corrections, softened=parameters.softened
     )
@@ -54,14 +60,15 @@ def plot(outputs: Outputs) -> str:
 
     folder = outputs.directory(PLOTS)
     written = _written(results)
-    charts = {}
-    for name, draw in CHARTS.items():
-        if chart := draw(results):
-            charts[name] = to_svg(chart)
-        if drawn := chart if written is results else draw(written):
-            save_png(drawn, folder / f"{name}.png")
-    for name, figure in _pictures(written, augmented, samples, mistakes[: settings.mistakes]):
-        save_png(figure, folder / f"{name}.png")
+    pictures = _pictures(written, augmented, samples, mistakes[: settings.mistakes])
+    drawn = at_once(
+        {name: partial(_picture, draw, folder / f"{name}.png") for name, draw in pictures.items()}
+        | {
+            name: partial(_chart, draw, results, written, folder / f"{name}.png")
+            for name, draw in CHARTS.items()
+        }
+    )
+    charts = {name: chart for name, chart in drawn.items() if chart}
     _overview(written, folder).save(outputs.file(OVERVIEW), "PNG")
     page = render_page(
         results,
@@ -126,52 +133,65 @@ def _overview(results: "Results", plots: Path) -> "Image":
     )
 
 
+def _picture(draw: Callable[[], "Figure"], file: Path) -> None:
+    from stages.figures.style import save_png
+
+    save_png(draw(), file)
+
+
+def _chart(
+    draw: Callable[["Results"], "Figure | None"],
+    results: "Results",
+    written: "Results",
+    file: Path,
+) -> str | None:
+    """Write the picture of a chart; its SVG element for the page, if there is something to draw."""
+    from stages.figures.style import save_png, to_svg
+
+    chart = draw(results)
+    shown = to_svg(chart) if chart else None
+    if drawn := chart if written is results else draw(written):
+        save_png(drawn, file)
+    return shown
+
+
 def _pictures(
     results: "Results", augmented: np.ndarray, samples: np.ndarray, mistakes: np.ndarray
-) -> Iterator[tuple[str, "Figure"]]:
-    """Name and figure of each picture that shows images or the confusion matrix."""
+) -> dict[str, Callable[[], "Figure"]]:
+    """What draws each picture that shows images or the confusion matrix, by name."""
     from stages.figures import pictures
     from stages.figures.pictures import TITLES, confusion_matrix
 
-    names, test = results.classes, results.test
+    names, train, test = results.classes, results.train, results.test
+    explained = results.explained
 
     def pixels(images: "ImageSet", positions: np.ndarray) -> list[np.ndarray]:
         return list(images.pixels.take(images.rows[positions]))
 
-    def actual(positions: np.ndarray) -> list[str]:
-        return [names[k] for k in results.labels[positions]]
+    def named(labels: np.ndarray) -> list[str]:
+        return [names[k] for k in labels]
 
-    def predicted(positions: np.ndarray) -> list[str]:
-        return [names[k] for k in results.predicted[positions]]
-
-    for kind in TITLES:
-        yield f"confusion_{kind}", confusion_matrix(results.confusion, names, kind)
-    yield (
-        "samples",
-        pictures.samples(
-            pixels(results.train, samples), [names[k] for k in results.train.labels[samples]]
-        ),
-    )
-    yield "augmented", pictures.augmented(augmented)
-    yield (
-        "mistakes",
-        pictures.mistakes(
+    return {
+        f"confusion_{kind}": partial(confusion_matrix, results.confusion, names, kind)
+        for kind in TITLES
+    } | {
+        "samples": lambda: pictures.samples(pixels(train, samples), named(train.labels[samples])),
+        "augmented": lambda: pictures.augmented(augmented),
+        "mistakes": lambda: pictures.mistakes(
             pixels(test, mistakes),
-            actual(mistakes),
-            predicted(mistakes),
+            named(results.labels[mistakes]),
+            named(results.predicted[mistakes]),
             results.confidence[mistakes],
         ),
-    )
-    yield "extremes", _extremes(results)
-    yield (  # also where there is nothing to explain: dvc.yaml lists the picture
-        "grad_cam",
-        pictures.grad_cam(
-            pixels(test, results.explained),
+        "extremes": lambda: _extremes(results),
+        # Also where there is nothing to explain: dvc.yaml lists the picture.
+        "grad_cam": lambda: pictures.grad_cam(
+            pixels(test, explained),
             results.maps,
-            actual(results.explained),
-            predicted(results.explained),
+            named(results.labels[explained]),
+            named(results.predicted[explained]),
         ),
-    )
+    }
 
 
 def _extremes(results: "Results", classes: int = 15, count: int = 4) -> "Figure":

@@ -1,9 +1,14 @@
 """Figures: right for 2 and for 100 classes, no text over other text, the same bytes each time."""
 
+import errno
 import itertools
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +18,10 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from PIL import Image
 
+from stages.errors import UserError
 from stages.figures import charts, pictures, style
 from stages.figures.pictures import confusion_matrix
+from stages.figures.processes import at_once
 from stages.figures.style import DPI, save_png, shortened, to_image, to_svg
 
 LONG = "Yellow-headed Blackbird, juvenile, in flight over $water$"
@@ -198,6 +205,15 @@ def test_learning_curves_without_validation_and_of_any_length(epochs):
     assert not illegible(drawn)
 
 
+@pytest.mark.parametrize("height", [60, 128])  # 60: as inches times DPI a row less than it is
+def test_a_grid_shows_the_pixels_of_its_images(height):
+    image = np.random.default_rng(0).integers(0, 256, (height, 128, 3), np.uint8)
+    shown = np.asarray(to_image(pictures.image_grid([image], [[]], 1, "One image")))
+    top = shown.shape[0] - height - pictures.GAP - pictures.GAP // 2
+    tile = shown[top : top + height, pictures.GAP : pictures.GAP + 128]
+    np.testing.assert_array_equal(tile, image)
+
+
 def test_grids_shorten_names_instead_of_running_into_the_neighbour():
     images = list(colour_images(np.arange(12) % 3))
     names = class_names(12)
@@ -340,3 +356,65 @@ def test_every_picture_that_dvc_shows_is_drawn_without_a_mistake_to_show(finishe
         plot.main()
     listed = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["plots"]
     assert all((folder / name).exists() for name in listed if isinstance(name, str))
+
+
+copies_itself = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux")
+
+
+def test_several_processes_draw_the_bytes_of_one(tmp_path):
+    def draw(classes):
+        drawn = confusion_matrix(np.eye(classes, dtype=int), class_names(classes))
+        shown = to_svg(drawn)
+        save_png(drawn, tmp_path / f"{classes}.png")
+        return shown, (tmp_path / f"{classes}.png").read_bytes()
+
+    tasks = {classes: lambda classes=classes: draw(classes) for classes in (2, 3, 5, 8)}
+    alone = at_once(tasks, processes=1)
+    assert at_once(tasks, processes=3) == alone
+    assert [*at_once(tasks, processes=8)] == [2, 3, 5, 8]
+
+
+@copies_itself
+def test_what_fails_in_a_process_is_raised_here():
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "matrix.png")
+
+    with pytest.raises(OSError, match=r"matrix\.png") as caught:
+        at_once({"fine": int, "full": full}, processes=2)
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(UserError, match="was killed, perhaps for lack of memory"):
+        at_once({"killed": lambda: os.kill(os.getpid(), signal.SIGKILL)}, processes=2)
+
+
+@copies_itself
+def test_processes_that_draw_end_with_the_stage_however_it_ends(tmp_path):
+    program = (
+        "import os, pathlib, sys, time\n"
+        "from stages.figures.processes import at_once\n"
+        "def wait(name):\n"
+        "    pathlib.Path(sys.argv[1], name).write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+        "at_once({name: lambda name=name: wait(name) for name in 'ab'}, processes=2)\n"
+    )
+    stage = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT)
+
+    def until(reached):
+        end = time.monotonic() + 30
+        while not reached():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    files = [tmp_path / name for name in "ab"]
+    until(lambda: all(file.exists() and file.read_text() for file in files))
+    stage.kill()
+    stage.wait()
+    pids = [int(file.read_text()) for file in files]
+    until(lambda: not any(running(pid) for pid in pids))
+
+
+def running(pid):
+    """Whether there is a process `pid` that has not ended; one that has may stay in the table."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
+from matplotlib.backend_bases import RendererBase
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -18,6 +20,21 @@ Shown = tuple[np.ndarray, float]  # an image and a probability
 FONT_SIZE = 10  # of captions
 LETTER = 7.8  # mean width of a letter of a caption
 HEADER = 38
+
+
+class _Pixels(Artist):
+    """`canvas` uint8 (h, w, 3), pixel by pixel, behind all else on a figure of its size.
+
+    `imshow` resamples it to the same pixels, and takes most of a second for a large grid.
+    """
+
+    def __init__(self, canvas: np.ndarray):
+        super().__init__()
+        self._pixels = np.dstack([canvas, np.full(canvas.shape[:2], 255, np.uint8)])
+        self.set_zorder(-1)
+
+    def draw(self, renderer: RendererBase) -> None:
+        renderer.draw_image(renderer.new_gc(), 0, 0, self._pixels[::-1])  # first row below
 
 
 def image_grid(
@@ -55,7 +72,8 @@ def image_grid(
         corners.append((x, y))
     axes = drawn.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    axes.imshow(canvas, interpolation="none", aspect="auto")
+    axes.set(xlim=(-0.5, canvas.shape[1] - 0.5), ylim=(canvas.shape[0] - 0.5, -0.5))
+    drawn.add_artist(_Pixels(canvas))
     axes.text(GAP, 9, title, fontsize=12, verticalalignment="top")
     for (x, y), lines in zip(corners, captions, strict=True):
         for number, line in enumerate(lines):
