@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 from stages.files import LEARNING_CURVE_COLUMNS, SAVED_EPOCHS
 from stages.inference.seen import few
@@ -95,7 +94,8 @@ def fit_last_layer(
     figures: dict[str, float] = {}
     for side, (features_of_side, labels) in judged.items():
         predicted = head.layer.probabilities(features_of_side).argmax(axis=1)
-        confusion = confusion_matrix(labels, predicted, labels=range(classes))
+        confusion = np.zeros((classes, classes), np.int64)
+        np.add.at(confusion, (labels, predicted), 1)
         scores = Scores.of(confusion, float(head.layer.losses(features_of_side, labels).sum()))
         figures |= {f"{side}/{name}": value for name, value in scores._asdict().items()}
     point = head.curve[-1]

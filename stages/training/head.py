@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from stages.errors import UserError
@@ -183,6 +181,10 @@ def _fit(photos: Photos, learn: np.ndarray, strengths: Sequence[float]) -> list[
     The classes weigh as much as among all `photos`: with few, a fold lacks what it judges, and a
     layer that goes by how many it saw of each class would name the others.
     """
+    # They take a second to import, and who trains all layers fits none of these.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     views, classes = photos.features.shape[1], len(photos.weights)
     features = photos.features[learn].reshape(len(learn) * views, -1)
     labels = np.repeat(photos.labels[learn], views)
