@@ -40,7 +40,8 @@ def _without_collecting() -> Iterator[None]:
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# For drawing boxes, galleries and wrappers of models, none of which are used here.
-with standard_error_closed(), _without_collecting(), _without("cv2", "matplotlib", "sklearn"):
+# For drawing boxes, galleries, sparse matrices and wrappers of models, none of which are used here.
+UNUSED = ("cv2", "matplotlib", "scipy", "sklearn")
+with standard_error_closed(), _without_collecting(), _without(*UNUSED):
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
