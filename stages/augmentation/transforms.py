@@ -54,7 +54,7 @@ def uniform(shape: Size, key: Key, low: Real = 0.0, high: Real = 1.0) -> tf.Tens
     """Float32 numbers, evenly spread from `low` (included) to `high` (excluded), one or more for
     each image."""
     return _drawn(
-        lambda shape, key: tf.random.stateless_uniform(shape, key, low, high, alg="philox"),
+        lambda shape, key: tf.random.stateless_uniform(shape, key, low, high),
         shape,
         key,
     )
@@ -64,7 +64,7 @@ def integers(shape: Size, key: Key, low: Integer, high: Integer, images: int = 0
     """Int32 numbers from `low` (included) to `high` (excluded); the axis `images` is that of the
     images."""
     return _drawn(
-        lambda shape, key: tf.random.stateless_uniform(shape, key, low, high, tf.int32, "philox"),
+        lambda shape, key: tf.random.stateless_uniform(shape, key, low, high, tf.int32),
         shape,
         key,
         images,
