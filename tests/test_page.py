@@ -397,10 +397,10 @@ def test_the_page_lists_layers_settings_and_how_to_reproduce(page):
     assert texts(page, "#model tbody th")[1:3] == ["features", "same"]
     changed, usual = page.find_elements(By.CSS_SELECTOR, "#settings table")
     assert "train.epochs" in changed.text  # the digits job trains longer than the default
-    assert "train.batch_size" not in changed.text
+    assert "train.sampling" not in changed.text
     assert not usual.is_displayed()
     page.find_element(By.CSS_SELECTOR, "#settings summary").click()
-    assert "train.batch_size" in usual.text
+    assert "train.sampling" in usual.text
     assert "dvc repro" in page.find_element(By.ID, "reproduce").text
 
 

@@ -262,9 +262,10 @@ def test_make_recipe_writes_params_yaml_and_says_what_changes(project):
         "augment.width_shift: 0.1 -> 0.0",
         "augment.height_shift: 0.1 -> 0.0",
         "augment.zoom: 0.1 -> 0.0",
-        "train.epochs: 30 -> 5",
+        "train.epochs: 15 -> 5",
+        "train.batch_size: 32 -> 64",
         "train.optimizer.name: adam -> rmsprop",
-        "train.optimizer.learning_rate: 0.002 -> 0.001",
+        "train.optimizer.learning_rate: 0.004 -> 0.001",
         "train.schedule.name: one_cycle -> constant",
         "train.schedule.warmup: 0.3 -> 0.0",
         "train.schedule.start: 0.04 -> 0.0",
@@ -292,7 +293,7 @@ def test_changes_name_lists_and_architecture_settings_whole():
 
 def test_settings_that_are_not_saved_in_git_are_kept_unless_told_otherwise(project):
     params = project / "params.yaml"
-    mine = params.read_text().replace("epochs: 30", "epochs: 31")
+    mine = params.read_text().replace("epochs: 15", "epochs: 16")
     params.write_text(mine)
     (line, _) = make_recipe(project, "mnist", code=1)
     assert line == (
@@ -306,16 +307,16 @@ def test_settings_that_are_not_saved_in_git_are_kept_unless_told_otherwise(proje
     assert sorted(path.name for path in project.glob(".params*")) == []
 
     said = make_recipe(project, "mnist", force="1")
-    assert "train.epochs: 31 -> 5" in said
+    assert "train.epochs: 16 -> 5" in said
     assert params.read_text() == write_recipe("mnist", FOLDER)
 
 
 def test_settings_saved_in_git_are_replaced_and_can_be_had_back(project):
     params = project / "params.yaml"
-    mine = params.read_text().replace("epochs: 30", "epochs: 31")
+    mine = params.read_text().replace("epochs: 15", "epochs: 16")
     params.write_text(mine)
     commit(project)
-    assert "train.epochs: 31 -> 5" in make_recipe(project, "mnist")
+    assert "train.epochs: 16 -> 5" in make_recipe(project, "mnist")
     git(project, "checkout", "--quiet", "params.yaml")
     assert params.read_text() == mine
 
@@ -363,7 +364,7 @@ def test_a_recipe_of_ones_own_may_be_written_in_any_style(project):
     said = make_recipe(project, "mine")
     assert said[:2] == [
         'model.settings: {} -> {"dropout": 0.1}',
-        "train.optimizer.learning_rate: 0.002 -> 0.0005",
+        "train.optimizer.learning_rate: 0.004 -> 0.0005",
     ]
     text = (project / "params.yaml").read_text()
     assert text.startswith("# Mine.\n\n# Every setting of the pipeline is here.")
