@@ -6,10 +6,18 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import (
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,6 +25,7 @@ from PIL import Image, ImageOps
 from stages.errors import UserError, brief, run
 from stages.files import EVALUATION, EXPORT, INDEX, MODEL, PARITY, PROCESSED, RAW, SPLITS, TIMES
 from stages.images.decode import decode
+from stages.inference.parity import Timer, Turn, prove
 from stages.inference.seen import Sizes
 from stages.metrics.paired import summary
 from stages.parameters.export import Export, Format
@@ -86,78 +95,103 @@ def export(outputs: Outputs) -> dict[str, dict[str, float]]:
 
     calibration = train.rows[used[drawn(labels, seed, settings.calibration_images)]]
     images = train.pixels.take(calibration)
-    sizes = convert_all(settings.formats, MODEL, judgement.tta, images, folder)
-    reference, neighbours = load_reference(MODEL), None
-    known = 0 if reference is None else len(reference.trained)
-    if settings.neighbours and known:
-        chosen = used[drawn(labels, seed, known)]
-        if len(chosen) != known:
-            raise UserError(f"{MODEL} was trained on other images than {SPLITS} names; dvc repro")
-        neighbours = write_neighbours(folder, train, chosen, info)
-    takes, gives = tensors(info.shape, len(info.classes), sizes)
-    exported = Exported(
-        classes=info.classes,
-        preprocess=info.preprocess,
-        input=takes,
-        outputs=gives,
-        temperature=info.calibration.temperature if info.calibration else 1.0,
-        judgement=judgement,
-        calibration=info.calibration,
-        files={name: describe_file(folder / FILES[name]) for name in settings.formats},
-        golden=write_golden(folder, test, info),
-        neighbours=neighbours,
-    )
-    write_exported(folder, exported)
-    (folder / README).write_text(readme(exported), encoding="utf-8")
-    import stages.quiet  # noqa: F401  TensorFlow takes seconds, hence after all else
-    from stages.inference.parity import prove
-
-    with made_by("evaluate", EVALUATION):
-        expected = np.load(EVALUATION / "probabilities.npy", mmap_mode="r")
-    parity, times = prove(folder, exported, MODEL, RAW, test, expected, settings.limits)
+    with converting(settings.formats, MODEL, judgement.tta, images, folder) as (jobs, keras):
+        reference, neighbours = load_reference(MODEL), None
+        known = 0 if reference is None else len(reference.trained)
+        if settings.neighbours and known:
+            chosen = used[drawn(labels, seed, known)]
+            if len(chosen) != known:
+                raise UserError(
+                    f"{MODEL} was trained on other images than {SPLITS} names; dvc repro"
+                )
+            neighbours = write_neighbours(folder, train, chosen, info)
+        golden = write_golden(folder, test, info)
+        sizes = made(jobs, folder)
+        takes, gives = tensors(info.shape, len(info.classes), sizes)
+        exported = Exported(
+            classes=info.classes,
+            preprocess=info.preprocess,
+            input=takes,
+            outputs=gives,
+            temperature=info.calibration.temperature if info.calibration else 1.0,
+            judgement=judgement,
+            calibration=info.calibration,
+            files={name: describe_file(folder / FILES[name]) for name in settings.formats},
+            golden=golden,
+            neighbours=neighbours,
+        )
+        write_exported(folder, exported)
+        (folder / README).write_text(readme(exported), encoding="utf-8")
+        with made_by("evaluate", EVALUATION):
+            expected = np.load(EVALUATION / "probabilities.npy", mmap_mode="r")
+        parity, times = prove(folder, exported, keras, RAW, test, expected, settings.limits)
     proof.write_text(json.dumps(summary(parity), indent=2) + "\n", encoding="utf-8")
     return times
 
 
-def convert_all(
+Job = Future[tuple[Sizes, float]]  # how much comes out of an image, and seconds
+
+
+@contextmanager
+def converting(
     formats: Sequence[Format], model: Path, tta: str, images: np.ndarray, folder: Path
-) -> Sizes:
-    """Write the file `model` to `folder` in all `formats`, each in a process of its own; how much
-    comes out of an image. See `stages.inference.convert`."""
-    sizes = Sizes(0)
-    with (
-        ThreadPoolExecutor(PROCESSES) as pool,
-        progress(len(formats), "formats", "exporting") as bar,
-    ):
-        jobs = {
-            pool.submit(_convert_apart, format, model, tta, images, folder / FILES[format]): format
-            for format in formats
-        }
+) -> Iterator[tuple[dict[Job, Format], Timer]]:
+    """Write the file `model` to `folder` in all `formats` while the block runs, each in a process
+    of its own (see `stages.inference.convert`); by the last of these the Keras model can be timed.
+
+    So this process does without TensorFlow.
+    """
+    last = formats[-1]
+    with _process() as kept, ThreadPoolExecutor(PROCESSES) as threads:
+
+        def convert(format: Format) -> tuple[Sizes, float]:
+            started = time.perf_counter()
+            with nullcontext(kept) if format == last else _process() as process:
+                target = folder / FILES[format]
+                sizes = _result(process, format, _convert, format, model, tta, images, target)
+            return sizes, time.perf_counter() - started
+
+        def keras(images: np.ndarray) -> Turn:
+            return _result(kept, last, _keras_turn, model, tta, images)
+
         try:
-            for job in as_completed(jobs):
-                sizes, seconds = job.result()
-                size = (folder / FILES[jobs[job]]).stat().st_size
-                bar.write(f"{jobs[job]}: {size:,} bytes, {seconds:.0f} s", sys.stdout)
-                bar.update()
+            yield {threads.submit(convert, format): format for format in formats}, keras
         finally:
-            pool.shutdown(cancel_futures=True)
+            threads.shutdown(cancel_futures=True)
+
+
+def made(jobs: dict[Job, Format], folder: Path) -> Sizes:
+    """Wait for the files in `folder`; how much comes out of an image."""
+    sizes = Sizes(0)
+    with progress(len(jobs), "formats", "exporting") as bar:
+        for job in as_completed(jobs):
+            sizes, seconds = job.result()
+            size = (folder / FILES[jobs[job]]).stat().st_size
+            bar.write(f"{jobs[job]}: {size:,} bytes, {seconds:.0f} s", sys.stdout)
+            bar.update()
     return sizes
 
 
-def _convert_apart(
-    format: Format, model: Path, tta: str, images: np.ndarray, target: Path
-) -> tuple[Sizes, float]:
-    """Write `target` in a process of its own; how much comes out of an image, and seconds."""
+@contextmanager
+def _process() -> Iterator[Executor]:
+    """A process that does one thing after the other, and starts with the first."""
     spawn = multiprocessing.get_context("spawn")
-    started = time.perf_counter()
+    with ProcessPoolExecutor(1, spawn, initializer=_silence) as process:
+        try:
+            yield process
+        finally:
+            with suppress(BrokenProcessPool):
+                process.submit(os._exit, 0)  # to take down TensorFlow takes half a second
+
+
+def _result(process: Executor, format: Format, work: Callable, *arguments: Any) -> Any:
+    """What `work` makes of `arguments` in a `process` for this `format`."""
     try:
-        with ProcessPoolExecutor(1, spawn, initializer=_silence) as pool:
-            sizes = pool.submit(_convert, format, model, tta, images, target).result()
+        return process.submit(work, *arguments).result()
     except UserError:
         raise
     except Exception as error:
         raise UserError(_failure(format, error)) from None
-    return sizes, time.perf_counter() - started
 
 
 def _silence() -> None:
@@ -179,11 +213,18 @@ def _convert(format: Format, model: Path, tta: str, images: np.ndarray, target: 
         raise RuntimeError(str(error).strip() or type(error).__name__) from None
 
 
+def _keras_turn(model: Path, tta: str, images: np.ndarray) -> Turn:
+    import stages.quiet  # noqa: F401
+    from stages.inference.convert import keras_turn
+
+    return keras_turn(model, tta, images)
+
+
 def _failure(format: Format, error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"export.formats: {format} needs packages that are not installed; run make export"
     if isinstance(error, BrokenProcessPool):
-        return f"export.formats: making {format} was ended from outside, perhaps for want of memory"
+        return f"export.formats: the process of {format} was ended, perhaps for want of memory"
     return f"export.formats: {format} cannot be made of this model ({brief(error)}); leave it out"
 
 

@@ -4,10 +4,13 @@ import csv
 import hashlib
 import io
 import json
+import multiprocessing
+import os
 import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -21,7 +24,7 @@ from stages.architectures import adapt_model
 from stages.errors import UserError
 from stages.images.decode import decode
 from stages.inference import parity
-from stages.inference.convert import name_by_content
+from stages.inference.convert import keras_turn, name_by_content
 from stages.inference.exported import load_exported
 from stages.inference.fold import folded
 from stages.inference.probabilities import graph_of, observer
@@ -137,8 +140,9 @@ def test_a_format_past_a_limit_fails_in_one_line_that_says_what_to_do(job, capsy
     expected = np.load(job / "reports/evaluation/probabilities.npy")
 
     def prove(answers, limits):
-        paths = job / "models/export", exported, job / "models/model.keras", job / "data/raw"
-        parity.prove(*paths, image_set(job, "test"), answers, limits)
+        keras = partial(keras_turn, job / "models/model.keras", exported.judgement.tta)
+        folders = job / "models/export", exported, keras, job / "data/raw"
+        parity.prove(*folders, image_set(job, "test"), answers, limits)
 
     with pytest.raises(UserError) as caught:
         prove(np.roll(expected, 1, axis=0), Limits())
@@ -259,13 +263,16 @@ def test_thumbnails_are_the_images_that_nearest_counts(job):
 
 
 def test_a_second_export_gives_the_same_bytes(job, tmp_path, monkeypatch):
-    """Also beside other formats."""
+    """Also beside other formats; TensorFlow is in the processes of these only."""
     for folder in ("data", "models", "reports"):
         shutil.copytree(job / folder, tmp_path / folder)
     monkeypatch.chdir(tmp_path)
     again = SETTINGS["export"] | {"formats": ["litert_int8", "onnx"]}
     Path("params.yaml").write_text(yaml.safe_dump(SETTINGS | {"export": again}), encoding="utf-8")
-    export.main()
+    code = "import sys\nfrom stages import export\nexport.main()\nprint('keras' in sys.modules)"
+    command, paths = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=paths, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False"
     made = sorted(path for path in Path("models/export").rglob("*") if path.is_file())
     assert len(made) == len(list((job / "models/export").rglob("*.*"))) - 1  # model.tflite
     for path in made:
@@ -334,8 +341,26 @@ def test_a_converter_that_fails_is_one_line(job, tmp_path, monkeypatch):
     (tmp_path / "tf2onnx.py").write_text("raise ValueError('odd\\nnet')")
     monkeypatch.syspath_prepend(tmp_path)
     model, images = job / "models/model.keras", np.zeros((1, 20, 24, 3), np.uint8)
-    with pytest.raises(UserError, match=r"onnx cannot be made of this model \(odd\); leave it out"):
-        export.convert_all(["onnx"], model, "none", images, tmp_path)
+    with (
+        pytest.raises(UserError, match=r"onnx cannot be made of this model \(odd\); leave it out"),
+        export.converting(["onnx"], model, "none", images, tmp_path) as (jobs, _),
+    ):
+        export.made(jobs, tmp_path)
+
+
+def test_the_process_of_the_last_format_times_the_keras_model(job, tmp_path):
+    model, images = job / "models/model.keras", np.zeros((3, 20, 24, 3), np.uint8)
+    before = set(multiprocessing.active_children())
+    with export.converting(["litert"], model, "flip", images, tmp_path) as (jobs, keras):
+        export.made(jobs, tmp_path)
+        singles, batch = keras(images)
+        assert len(singles) == parity.SINGLES
+        assert min(*singles, batch) > 0
+        (process,) = set(multiprocessing.active_children()) - before
+        process.kill()
+        with pytest.raises(UserError, match="the process of litert was ended, perhaps for"):
+            keras(images)
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_a_converter_that_is_not_installed_is_one_line(job, tmp_path, monkeypatch):

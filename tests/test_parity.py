@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from stages import preprocess
 from stages.errors import UserError
-from stages.inference.parity import compare, from_files, past_limits, speeds
+from stages.inference.parity import compare, from_files, past_limits, speeds, turn
 from stages.metrics.paired import Comparison, mcnemar, paired_test
 from stages.parameters.export import Limits
 from stages.store.image_set import load_image_set
@@ -232,7 +233,8 @@ def test_speed_is_of_single_images_and_of_a_batch():
         seen.append(len(images))
         return brightness(images)
 
-    times = speeds({"slow": slow, "other": brightness}, np.zeros((30, 32, 32, 3), np.uint8))
+    timers = {"slow": partial(turn, slow), "other": partial(turn, brightness)}
+    times = speeds(timers, np.zeros((30, 32, 32, 3), np.uint8))
     assert set(seen) == {1, 30}
     assert times.keys() == {"slow", "other"}
     for of in times.values():

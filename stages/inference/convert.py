@@ -7,16 +7,18 @@ that a second conversion in one process differs.
 import copy
 import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from tensorflow.lite.tools import flatbuffer_utils
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from stages.inference.exported import interpreter_of
 from stages.inference.fold import folded
+from stages.inference.parity import Turn, turn
 from stages.inference.probabilities import graph_of
 from stages.inference.seen import Sizes
 from stages.parameters.export import Format
@@ -33,15 +35,26 @@ def convert(format: Format, model: Path, tta: str, images: np.ndarray, target: P
     `images` uint8 (n, h, w, c) are training images, by which `litert_int8` finds its ranges.
     Returns how much comes out of an image. Raises nearly anything where a converter fails.
     """
-    net, _ = load_model(model)
-    reference = load_reference(model)
-    trained = reference.trained if reference else None
-    graph = _constant(graph_of(folded(net), tta, trained, heat=True))
+    graph = _constant(_graph(model, tta))
     content = _onnx(graph) if format == "onnx" else _litert(format, graph, images)
     target.write_bytes(content)
     outputs = graph.get_concrete_function().structured_outputs
     heat = tuple(outputs["heat"].shape[1:]) if "heat" in outputs else None
     return Sizes(outputs["features"].shape[-1], heat)
+
+
+def keras_turn(model: Path, tta: str, images: np.ndarray) -> Turn:
+    """How long the Keras model in the file `model` takes for what `convert` makes of it."""
+    graph = _graph(model, tta)
+    return turn(lambda some: graph(some)["probabilities"].numpy(), images)
+
+
+@lru_cache(1)
+def _graph(model: Path, tta: str) -> Graph:
+    """What evaluate computes with the file `model`; loaded once in a process."""
+    net, _ = load_model(model)
+    reference = load_reference(model)
+    return graph_of(folded(net), tta, reference.trained if reference else None, heat=True)
 
 
 def _constant(graph: Graph) -> Graph:
@@ -163,7 +176,7 @@ def _decision(model: bytes) -> list[str]:
     on a net for 10 classes: in 8 bits the nearest training image is another one for half of the
     images, in float for none.
     """
-    interpreter = interpreter_of()(model_content=model)
+    interpreter = Interpreter(model_content=model)
     outputs = interpreter.get_signature_runner().get_output_details()
     operations = interpreter._get_ops_details()
     known, found = {int(outputs["features"]["index"])}, set()

@@ -1,10 +1,8 @@
 """An exported model at work, without TensorFlow: ONNX Runtime or LiteRT, as its file asks for."""
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -83,20 +81,10 @@ def _start_onnx(content: bytes, exported: Exported, threads: int) -> Run:
     return run
 
 
-def interpreter_of() -> Any:
-    """LiteRT's interpreter. Raises `ImportError` if it is not installed, unless TensorFlow, which
-    has one too, is loaded."""
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        if "tensorflow" not in sys.modules:
-            raise
-        return sys.modules["tensorflow"].lite.Interpreter
-    return Interpreter
-
-
 def _start_litert(content: bytes, exported: Exported, threads: int) -> Run:
-    interpreter = interpreter_of()(model_content=content, num_threads=threads)
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content, num_threads=threads)
     runner = interpreter.get_signature_runner()
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
     del runner  # the interpreter allocates nothing while others hold a part of it

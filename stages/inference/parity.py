@@ -11,7 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +22,6 @@ import pyarrow.compute as pc
 from stages.errors import UserError
 from stages.images.decode import UnreadableImage, decode
 from stages.inference.exported import load_exported
-from stages.inference.fold import folded
-from stages.inference.probabilities import classifier
 from stages.metrics.paired import LEVEL, Comparison
 from stages.metrics.scores import Scores
 from stages.parameters.export import Limits
@@ -29,7 +29,6 @@ from stages.parameters.pixels import PixelSettings
 from stages.progress import progress
 from stages.store.exported import Exported
 from stages.store.image_set import ImageSet
-from stages.store.model import load_model
 from stages.store.names import printable
 from stages.store.raw import read_images, read_manifest
 
@@ -37,28 +36,38 @@ from stages.store.raw import read_images, read_manifest
 Classifier = Callable[[np.ndarray], np.ndarray]
 
 BATCH_IMAGES, BATCH_PIXELS = 128, 2**20  # at a time, at most: 20 of 224x224
-ROUNDS = 5  # of taking times
+ROUNDS = 5  # of taking times, at most: none begins after so many seconds
+ENOUGH_SECONDS = 2.0
 SINGLES = 10  # images of each that are timed one by one
 SINGLE, MANY = "milliseconds_per_single_image", "images_per_second"
+
+
+class Turn(NamedTuple):
+    """Seconds for each of `SINGLES` images alone, and for a batch."""
+
+    singles: list[float]
+    batch: float
+
+
+# A function from the images of a batch, uint8 (n, height, width, channels), to the times of a turn.
+Timer = Callable[[np.ndarray], Turn]
 
 
 def prove(
     folder: Path,
     exported: Exported,
-    model: Path,
+    keras: Timer,
     raw: Path,
     test: ImageSet,
     expected: np.ndarray,
     limits: Limits,
 ) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
-    """Compare the formats in `folder`, of which `exported` tells, with the Keras file `model`.
+    """Compare the formats in `folder`, of which `exported` tells, with the Keras model.
 
     `expected` float32 (n, classes) are the answers that evaluate got from it for the images `test`,
-    whose files are in `raw`. Returns the figures of each format, and how fast each and Keras are.
-    Raises `UserError` for a format past `limits`.
+    whose files are in `raw`; `keras` times it. Returns the figures of each format, and how fast
+    each and Keras are. Raises `UserError` for a format past `limits`.
     """
-    # First: where LiteRT is not installed, a format of it runs by what TensorFlow has.
-    keras = classifier(folded(load_model(model)[0]), exported.judgement.tta)
     formats: dict[str, Classifier] = {
         name: _classifier(folder / one.file) for name, one in exported.files.items()
     }
@@ -75,7 +84,8 @@ def prove(
             f"{'; '.join(failed)}: raise the limit, or take the format off export.formats; what "
             "was exported before is kept"
         )
-    times = speeds({"keras": keras, **formats}, test.images(0, batch_size))
+    timers = {name: partial(turn, classify) for name, classify in formats.items()}
+    times = speeds({"keras": keras, **timers}, test.images(0, batch_size))
     print("\n".join(_line(name, of, times) for name, of in parity.items()), flush=True)
     for said in doubtful:
         print(f"warning: {said}, which may be chance: so few images do not tell", file=sys.stderr)
@@ -236,27 +246,38 @@ def past_limits(parity: Mapping[str, Scores], limits: Limits) -> tuple[list[str]
     return failed, doubtful
 
 
-def speeds(classifiers: Mapping[str, Classifier], images: np.ndarray) -> dict[str, dict]:
-    """How fast each of `classifiers` is: `SINGLE` for an image alone, `MANY` of a batch.
+def turn(classify: Classifier, images: np.ndarray) -> Turn:
+    """How long `classify` takes for the first of `images` and for all of them."""
+    # Each shape once before: some compile for it, and threads of others come to rest.
+    classify(images[:1])
+    singles = [_seconds(classify, images[:1]) for _ in range(SINGLES)]
+    classify(images)
+    return Turn(singles, _seconds(classify, images))
+
+
+def _seconds(classify: Classifier, images: np.ndarray) -> float:
+    started = time.perf_counter()
+    classify(images)
+    return time.perf_counter() - started
+
+
+def speeds(timers: Mapping[str, Timer], images: np.ndarray) -> dict[str, dict[str, float]]:
+    """How fast what each of `timers` times is: `SINGLE` for an image alone, `MANY` of a batch.
 
     Medians, taken in turns so that all meet the same conditions. `images`, at least one, are the
     batch.
     """
-    singles: dict[str, list[float]] = {name: [] for name in classifiers}
-    together: dict[str, list[float]] = {name: [] for name in classifiers}
-    for _ in range(ROUNDS):
-        for name, classify in classifiers.items():
-            # Each shape once before: some compile for it, and threads of others come to rest.
-            for shown, seconds, runs in ((images[:1], singles, SINGLES), (images, together, 1)):
-                classify(shown)
-                for _ in range(runs):
-                    started = time.perf_counter()
-                    classify(shown)
-                    seconds[name].append(time.perf_counter() - started)
+    turns: dict[str, list[Turn]] = {name: [] for name in timers}
+    started = time.perf_counter()
+    for number in range(ROUNDS):
+        if number and time.perf_counter() - started > ENOUGH_SECONDS:
+            break
+        for name, timer in timers.items():
+            turns[name].append(timer(images))
     return {
         name: {
-            SINGLE: round(1000 * float(np.median(singles[name])), 3),
-            MANY: round(len(images) / float(np.median(together[name])), 1),
+            SINGLE: round(1000 * float(np.median([one for each in of for one in each.singles])), 3),
+            MANY: round(len(images) / float(np.median([each.batch for each in of])), 1),
         }
-        for name in classifiers
+        for name, of in turns.items()
     }
