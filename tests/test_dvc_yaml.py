@@ -62,6 +62,7 @@ stages/inference/seen.py             train evaluate export
 stages/inference/trust.py            train evaluate export
 stages/inference/*                   evaluate
 stages/metrics/paired.py             export
+stages/metrics/scikit.py             evaluate export plot
 stages/metrics/scores.py             evaluate export plot
 stages/metrics/*                     evaluate plot
 stages/report/model_card.md.j2       evaluate plot

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -216,3 +220,29 @@ def test_hardest_images_have_the_least_probability_of_what_they_are():
     (hardest, easiest), (only, none) = hardest_and_easiest(labels, probabilities, 2, 1)
     assert (hardest.tolist(), easiest.tolist()) == ([1], [0])
     assert (only.tolist(), none.tolist()) == ([3], [])
+
+
+def test_scores_do_without_what_takes_long_to_import_and_what_needs_it_gets_it():
+    code = """
+import sys
+import numpy as np
+from stages.metrics import curves, scores
+
+labels, probabilities, classes = np.arange(9) % 3, np.random.default_rng(0).random((9, 3)), [*"abc"]
+scores.score(labels, probabilities)
+scores.score_classes(labels, probabilities, classes)
+scores.report(labels, probabilities.argmax(axis=1), classes)
+for table in curves.TABLES.values():
+    table(labels, probabilities, classes)
+print("sklearn" in sys.modules, "scipy.stats" in sys.modules)
+from sklearn.metrics import label_ranking_average_precision_score as ranked
+print(round(ranked([[1, 0, 0], [0, 0, 1]], [[0.75, 0.5, 1], [1, 0.2, 0.1]]), 3))
+from scipy.stats import rankdata
+print(rankdata([3, 1, 2]))
+"""
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True
+    )
+    # The second figure is the first example of scikit-learn's manual.
+    assert done.stdout.splitlines() == ["True False", "0.417", "[3. 1. 2.]"]

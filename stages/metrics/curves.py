@@ -55,10 +55,10 @@ def per_class_table(scores: list[ClassScore]) -> Table:
 
 def roc_table(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> Table:
     """ROC curves, one-vs-rest: false and true positive rate, long format."""
-    from sklearn.metrics import roc_curve
+    from stages.metrics.scikit import metrics
 
     def curve(is_class: np.ndarray, scores: np.ndarray) -> Curve:
-        false_positives, true_positives, _ = roc_curve(is_class, scores)
+        false_positives, true_positives, _ = metrics.roc_curve(is_class, scores)
         return false_positives, true_positives
 
     return _curves(
@@ -73,10 +73,10 @@ def precision_recall_table(
 
     They end where everything is found: to ask for less could only add false positives.
     """
-    from sklearn.metrics import precision_recall_curve
+    from stages.metrics.scikit import metrics
 
     def curve(is_class: np.ndarray, scores: np.ndarray) -> Curve:
-        precision, recall, _ = precision_recall_curve(is_class, scores)
+        precision, recall, _ = metrics.precision_recall_curve(is_class, scores)
         end = len(recall) - int((recall == 1).sum()) + 1  # from recall 0 on
         return recall[::-1][:end], precision[::-1][:end]
 
@@ -107,13 +107,13 @@ def _curves(
     areas: dict[str, float] = {}
     for k, name in enumerate(classes):
         is_class = labels == k
-        area = one_vs_rest_areas(is_class, probabilities[:, k])
-        if area is None:
+        if is_class.all() or not is_class.any():
             continue
         curves[name] = curve(is_class, probabilities[:, k])
-        areas[name] = area[which_area]
         if len(classes) > CURVES:  # keep them small until the weakest are known
             curves[name] = grid, np.interp(grid, *curves[name])
+            if area := one_vs_rest_areas(is_class, probabilities[:, k]):
+                areas[name] = area[which_area]
     if not curves:
         return ["class", *axes], []
     mean = np.mean([np.interp(grid, x, y) for x, y in curves.values()], axis=0)
