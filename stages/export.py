@@ -17,6 +17,7 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -176,7 +177,7 @@ def made(jobs: dict[Job, Format], folder: Path) -> Sizes:
 def _process() -> Iterator[Executor]:
     """A process that does one thing after the other, and starts with the first."""
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, initializer=_silence) as process:
+    with ProcessPoolExecutor(1, spawn, initializer=_start) as process:
         try:
             yield process
         finally:
@@ -194,11 +195,19 @@ def _result(process: Executor, format: Format, work: Callable, *arguments: Any) 
         raise UserError(_failure(format, error)) from None
 
 
-def _silence() -> None:
-    """Converters talk of what they do and of what will once be replaced."""
+def _start() -> None:
+    """In a new process: it ends with this one, even if this one is killed; and converters talk of
+    what they do and of what will once be replaced."""
+    Thread(target=_end_with_parent, daemon=True).start()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _convert(format: Format, model: Path, tta: str, images: np.ndarray, target: Path) -> Sizes:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -361,6 +362,20 @@ def test_the_process_of_the_last_format_times_the_keras_model(job, tmp_path):
         with pytest.raises(UserError, match="the process of litert was ended, perhaps for"):
             keras(images)
     assert set(multiprocessing.active_children()) <= before
+
+
+def test_the_processes_of_an_export_that_is_killed_end_too():
+    code = (
+        "import os, time\nfrom stages import export\n"
+        "with export._process() as process:\n"
+        "    print(process.submit(os.getpid).result(), flush=True)\n"
+        "    time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as killed:
+        process = psutil.Process(int(killed.stdout.readline()))
+        killed.kill()
+    process.wait(30)
 
 
 def test_a_converter_that_is_not_installed_is_one_line(job, tmp_path, monkeypatch):
