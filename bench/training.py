@@ -54,12 +54,14 @@ def train_in_turns(turn: Turn, folder: Path, state: Path, values: dict, before=N
     import stages.quiet  # noqa: F401
     from stages.parameters.whole import Parameters
     from stages.store.image_set import load_image_set
-    from stages.training.job import Job
+    from stages.training.job import Job, JobSettings
     from stages.training.loop import fit
 
     train_set = load_image_set(folder, folder / "train.csv")
     relatives = np.arange(len(train_set))
-    job = Job(Parameters.model_validate(values), train_set, None, relatives, folder, state, [])
+    whole = Parameters.model_validate(values)
+    settings = JobSettings(whole.augment, whole.model, whole.train)
+    job = Job(settings, train_set, None, relatives, folder, state, [])
     clock = None
 
     def epoch_done(rows):
