@@ -55,6 +55,28 @@ def test_every_optimizer_learns(name, rate):
     assert last < 0.7 * first
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adam_is_that_of_keras(decay):
+    made = learner(optimizer={"name": "adamw", "learning_rate": 0.01, "weight_decay": decay})
+    reference, adam = net(), keras.optimizers.AdamW(0.01, weight_decay=decay)
+    for step in range(5):
+        data = batch(seed=step)
+        with tf.GradientTape() as tape:
+            loss = keras.losses.sparse_categorical_crossentropy(
+                data.labels, reference(data.images.astype("float32")), from_logits=True
+            )
+            mean = tf.reduce_mean(loss)
+        adam.apply(
+            tape.gradient(mean, reference.trainable_variables), reference.trainable_variables
+        )
+        made.train(data, 0, step)
+    ours = [*made.model.trainable_variables, *made.groups[0].optimizer.variables]
+    keras_own = [*reference.trainable_variables, *adam.variables]
+    assert len(ours) == len(keras_own)
+    for one, other in zip(ours, keras_own, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-6)
+
+
 def test_sgd_without_momentum_takes_the_gradient_of_the_mean_loss():
     made = learner(optimizer={"name": "sgd", "learning_rate": 0.5, "momentum": 0.0})
     data, reference = batch(), net()
@@ -131,7 +153,7 @@ def test_muon_leaves_vectors_and_the_last_layer_to_adam():
         ["conv", "kernel"],
         ["hidden", "kernel"],
     ]
-    assert len(paths["Adam"]) == 4
+    assert len(paths["FusedAdam"]) == 4
 
 
 def test_a_group_of_weights_has_its_own_optimizer_and_may_end_early():

@@ -138,13 +138,8 @@ def _make(settings: Optimizer) -> keras.optimizers.Optimizer:
         "learning_rate": settings.learning_rate,
         "weight_decay": settings.weight_decay or None,
     }
-    if settings.name in ("adam", "adamw"):
-        kind = keras.optimizers.AdamW if settings.name == "adamw" else keras.optimizers.Adam
-        # AdamW insists on a number.
-        common["weight_decay"] = (
-            settings.weight_decay if settings.name == "adamw" else (settings.weight_decay or None)
-        )
-        return kind(beta_1=settings.momentum, beta_2=settings.beta_2, **common)
+    if settings.name in ("adam", "adamw"):  # whose weight decay is the same in Keras
+        return FusedAdam(beta_1=settings.momentum, beta_2=settings.beta_2, **common)
     if settings.name == "sgd":
         nesterov = settings.nesterov and settings.momentum > 0
         return keras.optimizers.SGD(momentum=settings.momentum, nesterov=nesterov, **common)
@@ -156,6 +151,33 @@ def _make(settings: Optimizer) -> keras.optimizers.Optimizer:
         normalize_weights=settings.normalize_weights,
         **common,
     )
+
+
+class FusedAdam(keras.optimizers.Adam):
+    """`keras.optimizers.Adam` on TensorFlow's fused kernel: one operation a weight, not fourteen.
+
+    Same settings, state and results up to rounding. In a small net a step of Keras' own takes
+    twice the time, and most of the operations of the step are its.
+    """
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        number = self._get_variable_index(variable)
+        moments = self._momentums[number].value, self._velocities[number].value
+        steps = tf.cast(self.iterations + 1, variable.dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=moments[0].handle,
+            v=moments[1].handle,
+            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), steps),
+            beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), steps),
+            lr=tf.cast(learning_rate, variable.dtype),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=tf.cast(gradient, variable.dtype),
+        )
 
 
 class Muon(keras.optimizers.Optimizer):
