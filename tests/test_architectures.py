@@ -5,8 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stages.architectures import _build, adapt_model, build_model, names, portable
-from stages.architectures._layers import FusedBatchNormalization, MatmulGradientConv2D
+from stages.architectures import _build, adapt_model, build_model, names, pool_early, portable
+from stages.architectures._layers import (
+    BareConv2D,
+    BiasedMaxPooling2D,
+    FusedBatchNormalization,
+    MatmulGradientConv2D,
+)
 from stages.architectures.backbone import _find, _preprocess, networks
 from stages.errors import UserError
 
@@ -114,6 +119,43 @@ def test_the_kernel_gradient_by_matrix_products_is_that_of_the_convolution():
         assert ours.dtype == keras_own.dtype
         ours, keras_own = np.array(ours, "float32"), np.array(keras_own, "float32")
         np.testing.assert_allclose(ours, keras_own, atol=0.01 * np.abs(keras_own).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "pooled"),
+    [("two_part", 3), ("shallow", 2), ("convnet", 2), ("binary_photo", 3), ("gap", 2)],
+)
+def test_pooling_early_computes_the_same(name, pooled):
+    model = build_model(name, (32, 32, 3), 4)
+    biases = [weight for weight in model.weights if weight.path.endswith("bias")]
+    for number, bias in enumerate(biases):
+        bias.assign(np.random.default_rng(number).normal(size=bias.shape))
+    early = pool_early(model)
+    kinds = [type(layer) for layer in early._flatten_layers()]
+    assert kinds.count(BareConv2D) == kinds.count(BiasedMaxPooling2D) == pooled
+    assert [weight.path for weight in early.weights] == [weight.path for weight in model.weights]
+    np.testing.assert_array_equal(early(IMAGES), model(IMAGES))
+    gradients = []
+    for net in (early, model):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(net(IMAGES) ** 2)
+        gradients.append(tape.gradient(loss, net.trainable_variables))
+    for ours, keras_own in zip(*gradients, strict=True):
+        np.testing.assert_allclose(ours, keras_own, atol=1e-5 * np.abs(keras_own).max())
+
+
+def test_pooling_is_early_only_where_nothing_else_sees_the_convolution():
+    first, second, third = (
+        keras.layers.Conv2D(4, 3, padding="same", activation=name)
+        for name in ("relu", "gelu", "relu")
+    )
+    first_part = keras.Sequential([keras.Input((32, 32, 3)), first, keras.layers.MaxPooling2D()])
+    images = keras.Input((32, 32, 3))
+    both = [keras.layers.Flatten()(output) for output in (first(images), first_part(images))]
+    model = keras.Model(images, keras.layers.Concatenate()(both))
+    assert pool_early(model) is model
+    model = keras.Sequential([keras.Input((32, 32, 3)), second, keras.layers.MaxPooling2D(), third])
+    assert pool_early(model) is model
 
 
 @pytest.mark.parametrize("name", ["speednet", "residual", "two_part", "backbone"])

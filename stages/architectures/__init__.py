@@ -14,6 +14,6 @@ Files whose names start with an underscore are not architectures.
 """
 
 from stages.architectures._build import adapt_model, build_model, names
-from stages.architectures._layers import portable
+from stages.architectures._layers import pool_early, portable
 
-__all__ = ["adapt_model", "build_model", "names", "portable"]
+__all__ = ["adapt_model", "build_model", "names", "pool_early", "portable"]

@@ -1,6 +1,9 @@
 """Layers that train faster than Keras' own of the same meaning, and the way back to Keras' own."""
 
+from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -95,6 +98,66 @@ def _convolve(
     return tf.nn.conv2d(images, kernel, 1, "SAME"), gradient
 
 
+class BareConv2D(keras.layers.Conv2D):
+    """A `keras.layers.Conv2D` whose bias and ReLU a `BiasedMaxPooling2D` adds."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return self.convolution_op(inputs, self.kernel)
+
+
+class BiasedMaxPooling2D(keras.layers.MaxPooling2D):
+    """`keras.layers.MaxPooling2D`, then bias and ReLU of the `convolution` before it."""
+
+    def __init__(self, convolution: BareConv2D, **options: Any):
+        super().__init__(**options)
+        self._bias = lambda: convolution.bias  # not the layer: its weights are counted there
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        pooled = super().call(inputs)
+        return tf.nn.relu(tf.nn.bias_add(pooled, tf.cast(self._bias(), pooled.dtype)))
+
+
+def pool_early(model: keras.Model) -> keras.Model:
+    """The same model with the same weights, to train: pooling before bias and ReLU, not after.
+
+    max(relu(x + b)) is relu(max(x) + b), to the bit, and so are the gradients up to rounding: where
+    Keras has a `Conv2D` with ReLU and its `MaxPooling2D`, the work on a bias and a ReLU, forward
+    and backward, is done for one value in four. For nets without such a pair, `model` itself.
+    """
+    pairs = _pooled_convolutions(model)
+    copies: dict[keras.Layer, keras.Layer] = {}
+
+    def early(layer: keras.Layer) -> keras.Layer:
+        config = layer.get_config()
+        if layer in pairs.values():
+            copies[layer] = BareConv2D.from_config(config)
+            return copies[layer]
+        if layer in pairs:
+            return BiasedMaxPooling2D(copies[pairs[layer]], **config)
+        return type(layer).from_config(config)
+
+    return _copy(model, early) if pairs else model
+
+
+def _pooled_convolutions(model: keras.Model) -> dict[keras.Layer, keras.Layer]:
+    """By pooling, the convolution with bias and ReLU that goes there and nowhere else."""
+    models = [layer for layer in model._flatten_layers() if isinstance(layer, keras.Model)]
+    uses = Counter(layer for each in models for layer in each.layers)
+    return {
+        pool: convolution
+        for each in models
+        if isinstance(each, keras.Sequential)
+        for convolution, pool in pairwise(each.layers)
+        if type(convolution) is keras.layers.Conv2D
+        and type(pool) is keras.layers.MaxPooling2D
+        and convolution.use_bias
+        and convolution.activation is keras.activations.relu
+        and convolution.activity_regularizer is None
+        and convolution.data_format == pool.data_format == "channels_last"
+        and uses[convolution] == uses[pool] == 1
+    }
+
+
 def portable(model: keras.Model) -> keras.Model:
     """The same model with the same weights, made of Keras' own float32 layers only.
 
@@ -107,7 +170,12 @@ def portable(model: keras.Model) -> keras.Model:
             config["dtype"] = "float32"
         return PLAIN.get(type(layer), type(layer)).from_config(config)
 
-    copy = keras.models.clone_model(model, clone_function=plain, recursive=True)
+    return _copy(model, plain)
+
+
+def _copy(model: keras.Model, layer_of: Callable[[keras.Layer], keras.Layer]) -> keras.Model:
+    """`model` with the same weights, and of each layer what `layer_of` makes of it."""
+    copy = keras.models.clone_model(model, clone_function=layer_of, recursive=True)
     copy.set_weights(model.get_weights())
     for layer in copy._flatten_layers():
         if isinstance(layer, keras.layers.Normalization):  # computes with what it makes of them

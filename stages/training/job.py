@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from stages.architectures import adapt_model, build_model
+from stages.architectures import adapt_model, build_model, pool_early
 from stages.augmentation import Augmentation
 from stages.errors import UserError
 from stages.files import SAVED_EPOCHS
@@ -291,6 +291,7 @@ class Job:
         shape = (None, None, dataset.shape[-1]) if settings.image_sizes else dataset.shape
         with environment.scope(self.strategy):
             net = build_model(model.name, shape, outputs, model.settings, model.weights)
+            net = pool_early(net)
             if self.head:
                 net.layers[-1].set_weights(self.head.layer.weights(outputs))
             self._check_image_sizes(net)
