@@ -156,8 +156,8 @@ def _make(settings: Optimizer) -> keras.optimizers.Optimizer:
 class FusedAdam(keras.optimizers.Adam):
     """`keras.optimizers.Adam` on TensorFlow's fused kernel: one operation a weight, not fourteen.
 
-    Same settings, state and results up to rounding. In a small net a step of Keras' own takes
-    twice the time, and most of the operations of the step are its.
+    Same settings, state and results up to rounding. In a small net Keras' own takes nearly
+    twice the time, and most of the operations of a step are its.
     """
 
     def update_step(
