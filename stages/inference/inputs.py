@@ -63,14 +63,21 @@ def read_input(name: str) -> bytes:
 
 
 def _read(path: str) -> bytes:
-    # Without waiting for the writer of a pipe.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        status = os.fstat(file.fileno())
+    # Step by step: what open() makes of a file takes longer than to read a small image. Without
+    # waiting for the writer of a pipe.
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             raise OSError("not a regular file")
         if status.st_size > MAX_BYTES:
             raise OSError(f"larger than {MAX_BYTES // 2**20} MiB")
-        return file.read(MAX_BYTES)
+        data = os.read(file, status.st_size)
+        while len(data) < status.st_size and (more := os.read(file, status.st_size - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(file)
 
 
 def _expand(argument: str, classes: frozenset[str]) -> Iterator[Input]:
@@ -128,6 +135,7 @@ def _walk(folder: str, report: Callable[[OSError], None]) -> Iterator[tuple[str,
 
 # Files a task: enough to hide what a task costs, few enough to spread over the cores.
 TASK = 8
+TASKS_A_WORKER = 4  # of a large batch
 
 
 class Batch(NamedTuple):
@@ -146,44 +154,54 @@ def load(
     Works ahead by two batches, so memory does not grow with the number of inputs.
     """
     workers = workers or os.cpu_count() or 1
-    starts = range(0, len(inputs), batch_size)
     with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[list[Future]] = deque()
+        ahead: deque[_Ahead] = deque()
         try:
-            for start in starts:
-                stop = min(start + batch_size, len(inputs))
-                tasks = range(start, stop, TASK)
-                ahead.append(
-                    [pool.submit(_decode, inputs, t, min(t + TASK, stop), settings) for t in tasks]
-                )
+            for start in range(0, len(inputs), batch_size):
+                positions = range(start, min(start + batch_size, len(inputs)))
+                images = np.empty((len(positions), *settings.shape), np.uint8)
+                size = max(TASK, -(-len(positions) // (TASKS_A_WORKER * workers)))
+                parts = [slice(at, at + size) for at in range(0, len(positions), size)]
+                tasks = [
+                    pool.submit(_decode, inputs, positions[part], settings, images[part])
+                    for part in parts
+                ]
+                ahead.append(_Ahead(positions, images, tasks))
                 if len(ahead) > 2:
-                    yield _join(ahead.popleft())
+                    yield ahead.popleft().batch()
             while ahead:
-                yield _join(ahead.popleft())
+                yield ahead.popleft().batch()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _decode(inputs: Sequence[Input], start: int, stop: int, settings: PixelSettings) -> Batch:
-    images = np.empty((stop - start, *settings.shape), np.uint8)
-    positions: list[int] = []
+class _Ahead(NamedTuple):
+    """A batch of the inputs at `positions` whose `tasks` decode into `images`."""
+
+    positions: range
+    images: np.ndarray
+    tasks: list[Future[dict[int, str]]]
+
+    def batch(self) -> Batch:
+        """The batch when it is decoded, without the images that cannot be."""
+        errors = {at: error for task in self.tasks for at, error in task.result().items()}
+        if not errors:
+            return Batch(list(self.positions), self.images, errors)
+        rows = [row for row, at in enumerate(self.positions) if at not in errors]
+        return Batch([self.positions[row] for row in rows], self.images[rows], errors)
+
+
+def _decode(
+    inputs: Sequence[Input], positions: range, settings: PixelSettings, images: np.ndarray
+) -> dict[int, str]:
+    """Decode the inputs at `positions` into `images` (n, h, w, c); the errors by position."""
     errors: dict[int, str] = {}
-    for position in range(start, stop):
+    for row, position in enumerate(positions):
+        name, _, missing = inputs[position]
         try:
-            if inputs[position].error:
-                raise UnreadableImage(inputs[position].error)
-            images[len(positions)] = decode(read_input(inputs[position].name), settings)
+            if missing:
+                raise UnreadableImage(missing)
+            images[row] = decode(read_input(name), settings)
         except (UnreadableImage, OSError) as error:
             errors[position] = getattr(error, "strerror", None) or str(error)
-        else:
-            positions.append(position)
-    return Batch(positions, images[: len(positions)], errors)
-
-
-def _join(tasks: list[Future]) -> Batch:
-    parts = [task.result() for task in tasks]
-    return Batch(
-        [position for part in parts for position in part.positions],
-        np.concatenate([part.images for part in parts]),
-        {position: error for part in parts for position, error in part.errors.items()},
-    )
+    return errors
