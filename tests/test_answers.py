@@ -67,14 +67,14 @@ def test_the_nearest_are_those_of_the_smallest_distance_and_of_equals_the_first(
     trained[known // 2 :] = trained[: known - known // 2]  # half of them twice
     images = random.integers(0, 256, (9, 4, 4, 3), np.uint8)
     images[0] = trained[0].reshape(4, 4, 3)
-    found = observer(net, "none", trained)(images)
+    found = graph_of(net, "none", trained)(images)
     flat = images.reshape(9, -1).astype(np.float64)
     unit = trained / np.linalg.norm(trained.astype(np.float64), axis=1, keepdims=True)
     far = np.round(1 - (flat / np.linalg.norm(flat, axis=1, keepdims=True)) @ unit.T, 6)
     expected = np.full((9, 3), -1)
     expected[:, :known] = np.argsort(far, axis=1, kind="stable")[:, :3]
-    np.testing.assert_array_equal(found.nearest, expected)
-    np.testing.assert_allclose(found.distance, far.min(axis=1), atol=1e-5)
+    np.testing.assert_array_equal(found["nearest"], expected)
+    np.testing.assert_allclose(found["distance"], far.min(axis=1), atol=1e-5)
 
 
 def heat_of(model, images, tta="none"):

@@ -40,11 +40,13 @@ def classifier(model: keras.Model, tta: str = "none") -> Callable[[np.ndarray], 
 def observer(
     model: keras.Model, tta: str = "none", trained: np.ndarray | None = None
 ) -> Callable[[np.ndarray], Seen]:
-    """A function like that of `classifier`, that gives all of `Seen`: `graph_of` as NumPy sees it.
+    """A function like that of `classifier`, that gives all of `Seen` but `nearest`, which is -1:
+    `graph_of` as NumPy sees it. No stage names the nearest, and to find them takes as long as the
+    distances.
 
     Raises `UserError` at the first images if `trained` has another width.
     """
-    forward = graph_of(model, tta, trained)
+    forward = graph_of(model, tta, trained, nearest=False)
 
     def observe(images: np.ndarray) -> Seen:
         if not len(images):  # convolutions do not take an empty batch
@@ -61,14 +63,16 @@ def graph_of(
     tta: str = "none",
     trained: np.ndarray | None = None,
     heat: bool = False,
+    nearest: bool = True,
 ) -> tf.types.experimental.PolymorphicFunction:
     """From uint8 `images` (n, height, width, channels) to a dict of what is in `Seen`, in one pass
     of the net. It is what evaluate runs, and what is exported.
 
     `trained` (m, d) are features of training images. Features, distance, nearest and heat are those
-    of the image as it is, not averaged over views; `heat` is there if it is asked for and the net
-    is such that it can be told. The distances are a part of the graph: beside it,
-    in NumPy, they took as long as a small net (the threads of both wait for each other).
+    of the image as it is, not averaged over views; nearest is -1 if it is not asked for; `heat` is
+    there if it is asked for and the net is such that it can be told. The distances are a part of
+    the graph: beside it, in NumPy, they took as long as a small net (the threads of both wait for
+    each other).
     A `model` that takes features instead of images is given these, float32 (n, d).
     """
     layer = _last(model, lambda one: getattr(one, "kernel", None) is not None)
@@ -91,25 +95,25 @@ def graph_of(
         if tta != "none":
             logs = [weight * tf.math.log(tf.maximum(each, SMALLEST)) for weight, each in answers]
             probabilities = tf.nn.softmax(tf.add_n(logs))
-        if known is None:
-            count = [tf.shape(images)[0]]
-            distance, nearest = tf.fill(count, np.float32(np.nan)), tf.fill([*count, NEAREST], -1)
-        elif known.shape[0] != features.shape[-1]:
-            raise UserError(
-                f"the model compares {features.shape[-1]} features of an image with "
-                f"{known.shape[0]}: its file is damaged; train it again with dvc repro"
-            )
-        else:
+        count = tf.shape(images)[0]
+        distance, places = tf.fill([count], np.float32(np.nan)), tf.fill([count, NEAREST], -1)
+        if known is not None:
+            if known.shape[0] != features.shape[-1]:
+                raise UserError(
+                    f"the model compares {features.shape[-1]} features of an image with "
+                    f"{known.shape[0]}: its file is damaged; train it again with dvc repro"
+                )
             cosines = tf.math.l2_normalize(features, axis=1, epsilon=1e-30) @ known
             distance = 1 - tf.reduce_max(cosines, axis=1)
+        if known is not None and nearest:
             few = min(NEAREST, known.shape[1])
-            nearest = tf.math.top_k(cosines, few).indices  # of equals the first
-            nearest = tf.pad(nearest, [[0, 0], [0, NEAREST - few]], constant_values=-1)
+            places = tf.math.top_k(cosines, few).indices  # of equals the first
+            places = tf.pad(places, [[0, 0], [0, NEAREST - few]], constant_values=-1)
         outputs = {
             "probabilities": probabilities,
             "features": features,
             "distance": distance,
-            "nearest": nearest,
+            "nearest": places,
         }
         maps = _class_maps(calls, probabilities) if heat else None
         return outputs if maps is None else outputs | {"heat": maps}
