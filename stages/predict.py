@@ -190,12 +190,10 @@ def _write(
         for batch, seen in classified:
             predicted[batch.positions] = seen.probabilities.argmax(axis=1)
             errors |= batch.errors
-            told = zip(batch.positions, tell(seen), strict=True)
-            lines = [Line(inputs[at], answer) for at, answer in told]
-            lines += [Line(inputs[at], None, error) for at, error in batch.errors.items()]
-            order = np.argsort([*batch.positions, *batch.errors])
-            write([lines[k] for k in order])
-            bar.update(len(lines))
+            told = dict(zip(batch.positions, tell(seen), strict=True))
+            done = sorted([*told, *batch.errors])
+            write([Line(inputs[at], told.get(at), batch.errors.get(at)) for at in done])
+            bar.update(len(done))
     _print_score(inputs, predicted, classes)
     return _print_errors(inputs, errors)
 
@@ -363,16 +361,17 @@ def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Line]], No
         new = stack.enter_context(_new_file(path))
         file = stack.enter_context(open(new, "w", encoding="utf-8", newline=""))
         if path.suffix == ".csv":
-            table = csv.DictWriter(file, columns, lineterminator="\n")
-            table.writeheader()
-            yield lambda batch: table.writerows(_cells(_record(line, columns)) for line in batch)
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(columns)
+            yield lambda batch: table.writerows(_cells(_values(line, top_k)) for line in batch)
         else:
             written = 0
 
             def write(batch: list[Line]) -> None:
                 nonlocal written
                 for line in batch:
-                    text = json.dumps(_record(line, columns), ensure_ascii=False)
+                    record = dict(zip(columns, _values(line, top_k), strict=True))
+                    text = json.dumps(record, ensure_ascii=False)
                     file.write((",\n" if written else "[\n") + text)
                     written += 1
 
@@ -380,29 +379,28 @@ def _output(path: Path | None, top_k: int) -> Iterator[Callable[[list[Line]], No
             file.write("\n]\n")
 
 
-def _record(line: Line, columns: list[str]) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "file": printable(line.input.name),
-        "actual": line.input.label,
-        "error": printable(line.error) if line.error else None,
-    }
+def _values(line: Line, top_k: int) -> list[Any]:
+    """What is told of an image, in the order of the columns; None for what is not known."""
+    values: list[Any] = [printable(line.input.name), line.input.label]
     if line.answer:
-        fields |= {"set": line.answer.set, "unlike": line.answer.unlike}
-    for rank, (name, probability) in enumerate(line.answer.ranked if line.answer else [], 1):
-        suffix = f"_{rank}" if rank > 1 else ""
-        fields[f"predicted{suffix}"] = name
-        fields[f"confidence{suffix}"] = probability
-    return {column: fields.get(column) for column in columns}
+        for ranked in line.answer.ranked:
+            values += ranked
+        values += line.answer.set, line.answer.unlike
+    else:
+        values += [None] * (2 * top_k + 2)
+    values.append(printable(line.error) if line.error else None)
+    return values
 
 
-def _cells(record: dict[str, Any]) -> dict[str, Any]:
-    """`record` as a spreadsheet may read it."""
-    if record["set"] is not None:
-        record = record | {"set": trust.joined(record["set"])}
-    if record["unlike"] is not None:
-        record = record | {"unlike": "yes" if record["unlike"] else "no"}
-    safe = {name: cell(value) for name, value in record.items() if isinstance(value, str)}
-    return record | safe | {"file": path_cell(record["file"])}
+def _cells(values: list[Any]) -> list[Any]:
+    """`_values` as a spreadsheet may read them."""
+    name, *others, inside, unlike, error = values
+    if inside is not None:
+        inside = trust.joined(inside)
+    if unlike is not None:
+        unlike = "yes" if unlike else "no"
+    others += inside, unlike, error
+    return [path_cell(name), *(cell(each) if isinstance(each, str) else each for each in others)]
 
 
 def _print(batch: list[Line]) -> None:
