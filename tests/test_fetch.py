@@ -271,6 +271,12 @@ def test_a_damaged_checksum_on_disk_costs_fetching_it_again(server, tmp_path):
     assert len(server.requests) == 2
 
 
+def test_a_name_that_no_server_can_have_is_not_asked_for_again(tmp_path):
+    with pytest.raises(UserError) as caught:
+        fetch([f"http://{'a' * 300}/a.zip"], tmp_path, pause=0.001)
+    assert "tried" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", ["https://[::1", "http://[x]/a.zip", "http://host:99999/a.zip"])
 def test_an_address_that_cannot_be_is_one_clear_line(tmp_path, url):
     with pytest.raises(UserError):

@@ -229,7 +229,12 @@ def _open_http(url: str, start: int, version: str | None) -> _Opened:
             headers["If-Range"] = version
     try:
         response = _of_thread.session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
-    except (requests.exceptions.InvalidURL, requests.TooManyRedirects, UnicodeError) as error:
+    except (
+        requests.exceptions.InvalidURL,
+        requests.TooManyRedirects,
+        urllib3.exceptions.LocationParseError,
+        UnicodeError,
+    ) as error:
         raise _Failed(str(error), final=True) from None
     except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
         raise _Failed(_cause(error)) from None
