@@ -17,7 +17,6 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from stages.inference.seen import Sizes
 from stages.metrics.paired import summary
 from stages.parameters.export import Export, Format
 from stages.parameters.section import read_settings
+from stages.processes import end_with_parent
 from stages.progress import progress
 from stages.store.exported import (
     FILES,
@@ -198,16 +198,10 @@ def _result(process: Executor, format: Format, work: Callable, *arguments: Any) 
 def _start() -> None:
     """In a new process: it ends with this one, even if this one is killed; and converters talk of
     what they do and of what will once be replaced."""
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-
-
-def _end_with_parent() -> None:
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)
 
 
 def _convert(format: Format, model: Path, tta: str, images: np.ndarray, target: Path) -> Sizes:

@@ -41,7 +41,7 @@ def plot(outputs: Outputs) -> str:
     # of theirs becomes garbage, so no search for it walks through them, then or later.
     gc.disable()
     from stages.figures.charts import CHARTS
-    from stages.figures.processes import at_once
+    from stages.processes import at_once
     from stages.report.page import render_page
     from stages.report.results import read_results
     from stages.report.summary import console_summary

@@ -39,6 +39,7 @@ stages/images/formats.py             preprocess export
 stages/images/resize.py              preprocess export
 stages/images/*                      preprocess
 stages/workers.py                    download preprocess split features
+stages/processes.py                  export plot
 stages/split.py                      split
 stages/splits/*                      split
 stages/features.py                   features

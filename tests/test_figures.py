@@ -21,8 +21,8 @@ from PIL import Image
 from stages.errors import UserError
 from stages.figures import charts, pictures, style
 from stages.figures.pictures import confusion_matrix
-from stages.figures.processes import at_once
 from stages.figures.style import DPI, save_png, shortened, to_image, to_svg
+from stages.processes import at_once
 
 LONG = "Yellow-headed Blackbird, juvenile, in flight over $water$"
 
@@ -390,7 +390,7 @@ def test_what_fails_in_a_process_is_raised_here():
 def test_processes_that_draw_end_with_the_stage_however_it_ends(tmp_path):
     program = (
         "import os, pathlib, sys, time\n"
-        "from stages.figures.processes import at_once\n"
+        "from stages.processes import at_once\n"
         "def wait(name):\n"
         "    pathlib.Path(sys.argv[1], name).write_text(str(os.getpid()))\n"
         "    time.sleep(60)\n"

@@ -1,6 +1,5 @@
-"""Work in several processes at once: matplotlib draws on one core."""
+"""Processes beside this one, which end with it."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -8,12 +7,12 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from threading import Thread
 from typing import Any, TypeVar
 
 from stages.errors import UserError
 
 MOST = 4  # processes: each takes memory, and with more of them importing takes longer than drawing
-PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 Name = TypeVar("Name")
 Result = TypeVar("Result")
@@ -36,7 +35,7 @@ def at_once(
         processes,
         multiprocessing.get_context("fork"),
         initializer=_start,
-        initargs=(tasks, os.getpid()),
+        initargs=(tasks,),
     ) as pool:
         try:
             return dict(zip(tasks, pool.map(_do, tasks), strict=True))
@@ -50,14 +49,23 @@ def at_once(
 _tasks: dict = {}
 
 
-def _start(tasks: dict, parent: int) -> None:
-    """In a new process: it has `tasks`, and neither outlives `parent` nor tells of Ctrl-C."""
+def _start(tasks: dict) -> None:
+    """In a new process: it has `tasks`, and neither outlives the other nor tells of Ctrl-C."""
     _tasks.update(tasks)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    end_with_parent()
 
 
 def _do(name: Any) -> Any:
     return _tasks[name]()
+
+
+def end_with_parent() -> None:
+    """Let this process end as soon as the one that started it does, even if that is killed."""
+    Thread(target=_watch_parent, daemon=True).start()
+
+
+def _watch_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
