@@ -4,7 +4,7 @@
 # make demo    the exported model as a page that runs in any browser: reports/demo/index.html
 # make cloud   also install what s3:// and gs:// need, as sources and as DVC remotes
 # make cluster also install what several machines need to share the work: Dask
-# make export  also install what export.formats: [onnx] and programs without TensorFlow need
+# make export  also install what export.formats: [onnx] and the service need
 # make review  compare the results with another revision: make review BASE=main
 # make search  try settings, each trial an experiment of DVC: make search TRIALS=20
 # make serve   answer requests over HTTP with the exported model, at http://127.0.0.1:8000

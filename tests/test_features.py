@@ -559,6 +559,35 @@ def test_the_number_of_threads_makes_no_difference():
     assert one.held_out.tobytes() == several.held_out.tobytes()
 
 
+def test_each_layer_is_fitted_by_one_thread_whatever_is_imported_before():
+    """A library that is loaded after the limit is set would use all cores, and sum otherwise."""
+    code = """
+import numpy as np
+from threadpoolctl import threadpool_info
+from stages.training.head import Photos, fit_head
+
+class Watched(np.ndarray):
+    threads = set()
+    def mean(self, **options):
+        Watched.threads |= {(pool["prefix"], pool["num_threads"]) for pool in threadpool_info()}
+        return np.asarray(self).mean(**options)
+
+labels = np.arange(40) % 2
+features = np.random.default_rng(0).normal(size=(40, 1, 8)).astype("float32").view(Watched)
+fit_head(Photos(features, labels, np.arange(40), np.ones(2)), 0, 1)
+print(len(Watched.threads) > 1, *{threads for _, threads in Watched.threads})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["True", "1"]
+
+
 def test_one_output_says_the_same_as_two():
     given = photos(np.arange(60) % 2)
     layer = fit_head(given, 0, 2).layer

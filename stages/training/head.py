@@ -127,6 +127,10 @@ def fit_head(photos: Photos, seed: int, threads: int) -> Head:
             "what was learned from the others; add images, or change split.group_by"
         )
     every = np.arange(len(photos))
+    # It takes a second, and who trains all layers needs none of it. Not later: what is not loaded
+    # by then is not limited.
+    import sklearn.linear_model  # noqa: F401
+
     # One thread each: sums in another order would be other numbers.
     with threadpool_limits(1), Parallel(n_jobs=threads, prefer="threads") as parallel:
         losses = parallel(delayed(_losses)(photos, learn, judge) for learn, judge in parts)
@@ -134,19 +138,25 @@ def fit_head(photos: Photos, seed: int, threads: int) -> Head:
         strength = STRENGTHS[int(np.argmin(summed))]
         largest = int(np.bincount(photos.labels).max())
         largest -= largest // FOLDS
-        curve = []
-        for most in [*(number for number in PHOTOS if number < largest), largest]:
-            held_out = np.zeros((len(photos), len(photos.weights)), np.float32)
-            chosen = [learn[first_of_class(photos.labels[learn], most)] for learn, _ in parts]
-            layers = parallel(delayed(_fit)(photos, some, (strength,)) for some in chosen)
-            for (_, judge), (layer,) in zip(parts, layers, strict=True):
-                held_out[judge] = layer.probabilities(photos.features[judge, 0])
-            right = int((held_out.argmax(axis=1) == photos.labels).sum())
-            images = round(sum(map(len, chosen)) / len(chosen))
-            curve.append(Point(most, images, right, len(photos)))
-        (layer,) = _fit(photos, every, (strength,))
+        counts = [*(number for number in PHOTOS if number < largest), largest]
+        chosen = [
+            [learn[first_of_class(photos.labels[learn], most)] for learn, _ in parts]
+            for most in counts
+        ]
+        # The longest first, so that at the end no thread waits for another.
+        few_to_many = [some for each in chosen for some in each] + [every]
+        fitted = parallel(delayed(_fit)(photos, some, (strength,)) for some in few_to_many[::-1])
+    layers = [layer for (layer,) in reversed(fitted)]
+    curve = []
+    for number, (most, learned) in enumerate(zip(counts, chosen, strict=True)):
+        held_out = np.zeros((len(photos), len(photos.weights)), np.float32)
+        for (_, judge), layer in zip(parts, layers[number * len(parts) :], strict=False):
+            held_out[judge] = layer.probabilities(photos.features[judge, 0])
+        right = int((held_out.argmax(axis=1) == photos.labels).sum())
+        images = round(sum(map(len, learned)) / len(learned))
+        curve.append(Point(most, images, right, len(photos)))
     weight = float(photos.weights[photos.labels].sum())
-    return Head(layer, strength, (summed / weight).tolist(), curve, held_out)
+    return Head(layers[-1], strength, (summed / weight).tolist(), curve, held_out)
 
 
 def folds(labels: np.ndarray, relatives: np.ndarray, seed: int) -> np.ndarray:
@@ -181,7 +191,6 @@ def _fit(photos: Photos, learn: np.ndarray, strengths: Sequence[float]) -> list[
     The classes weigh as much as among all `photos`: with few, a fold lacks what it judges, and a
     layer that goes by how many it saw of each class would name the others.
     """
-    # They take a second to import, and who trains all layers fits none of these.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
