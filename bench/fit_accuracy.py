@@ -9,16 +9,13 @@ more than the seeds explain (the 95 % interval of the difference, Welch's).
 """
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import tempfile
 from pathlib import Path
 
-import yaml
-
-from bench.measure import report, run_stage
-from bench.project import recipe_settings, run_recipe
+from bench.measure import report
+from bench.project import recipe_settings, run_recipe, train_again
 
 
 def main() -> None:
@@ -28,15 +25,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     settings = recipe_settings(options.recipe)
-    found = {"recipe": [], "fit": []}
+    found, job = {"recipe": [], "fit": []}, (options.recipe, options.data)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for seed in range(options.seeds):
-            if seed == 0:
-                metrics = run_recipe(options.recipe, options.data, folder)["metrics"]
-            else:
-                metrics = train_again(folder, seed)
-            found["recipe"].append(metrics["test"]["accuracy"])
+            done = train_again(folder, seed) if seed else run_recipe(*job, folder)
+            found["recipe"].append(done["metrics"]["test"]["accuracy"])
             found["fit"].append(in_a_process(fit, folder, settings, seed))
             shown = ", ".join(f"{side} {values[-1]:.2%}" for side, values in found.items())
             print(f"seed {seed}: {shown}", flush=True)
@@ -52,16 +46,6 @@ def main() -> None:
         goal="the interval of the difference reaches 0",
         met=high >= 0,
     )
-
-
-def train_again(folder: Path, seed: int) -> dict:
-    """reports/metrics.json of the job in `folder`, trained and judged with another `seed`."""
-    parameters = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    parameters["train"]["seed"] = seed
-    (folder / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
-    for stage in ("train", "evaluate"):
-        run_stage(stage, folder)
-    return json.loads((folder / "reports/metrics.json").read_text(encoding="utf-8"))
 
 
 def fit(folder: Path, settings: dict, seed: int) -> float:

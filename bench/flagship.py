@@ -1,18 +1,20 @@
-"""How accurate is recipes/cifar10.yaml? Goal: 91.5 % in 4 times the textbook's time and 3 GiB.
+"""How accurate is recipes/cifar10.yaml? Goal: 92.0 % in 3.5 times the textbook's time and 3 GiB.
+
+The mean of five seeds, the recipe's own and the next ones, each judged once.
 
 Also prints the share of the machine's peak FLOP/s that its training reaches: operations counted
 from the net's convolutions and dense layers times images/s of the last epoch (full resolution),
 over the fastest product measured on the machine right after, in the same number format.
 
-python -m bench.flagship --data cifar10-jpeg.zip      (about half an hour on two cores)
+python -m bench.flagship --data cifar10-jpeg.zip      (two hours; --seeds 1: half an hour)
 """
 
 from bench.against_textbook import compare
 from bench.flops import peak_flops, training_flops
 from bench.project import recipe_settings
 
-GOAL = 0.915
-TIMES = 4
+GOAL = 0.92
+TIMES = 3.5
 PEAK_MIB = 3 * 1024
 
 
@@ -44,4 +46,4 @@ def share_of_peak(images_per_second: float) -> dict:
 
 
 if __name__ == "__main__":
-    compare("flagship", __doc__, "cifar10", judge)
+    compare("flagship", __doc__, "cifar10", judge, seeds=5)

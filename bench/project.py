@@ -40,9 +40,21 @@ def run_recipe(recipe: str, data: Path | None, folder: Path, **settings) -> dict
             section = section[part]
         section[key] = value
     (folder / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
+    return _run(folder, STAGES)
+
+
+def train_again(folder: Path, seed: int) -> dict:
+    """Train and judge the job in `folder` with another `seed`; returns what `run_recipe` does."""
+    parameters = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    parameters["train"]["seed"] = seed
+    (folder / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
+    return _run(folder, ("train", "evaluate"))
+
+
+def _run(folder: Path, stages: tuple[str, ...]) -> dict:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     peaks = {}
-    for stage in STAGES:
+    for stage in stages:
         print(f"  {stage}", flush=True)
         command = [sys.executable, "-m", f"stages.{stage}"]
         process = subprocess.Popen(command, cwd=folder, env=environment)
