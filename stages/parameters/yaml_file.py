@@ -1,6 +1,8 @@
 """Read a YAML file of settings, as YAML 1.2 defines it and DVC reads it."""
 
+import copy
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +80,7 @@ def read_yaml(path: str | Path) -> Any:
             raise UserError(f"{path} is no regular file; put a file of settings in its place")
         if (size := path.stat().st_size) > LARGEST_FILE:
             raise UserError(f"{path} has {size:,} bytes; that is no file of settings")
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        loader.name = path.name
-        try:
-            node = loader.get_single_node()
-            if _size(node, {}) > LARGEST_TREE:
-                raise UserError(f"{path} has aliases for more than {LARGEST_TREE:,} values")
-            return None if node is None else loader.construct_document(node)
-        finally:
-            loader.dispose()
+        return copy.deepcopy(_parse(path, path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -96,6 +90,21 @@ def read_yaml(path: str | Path) -> Any:
     # Scalars with a tag that they do not suit raise nearly anything.
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, LookupError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
+
+
+@lru_cache(maxsize=4)
+def _parse(path: Path, text: str) -> Any:
+    """What `text` says, of the file `path`. A stage reads params.yaml once for each section of it,
+    and parsing it takes longer than many a stage's work."""
+    loader = _Loader(text)
+    loader.name = path.name
+    try:
+        node = loader.get_single_node()
+        if _size(node, {}) > LARGEST_TREE:
+            raise UserError(f"{path} has aliases for more than {LARGEST_TREE:,} values")
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
