@@ -63,7 +63,7 @@ stages/inference/seen.py             train evaluate export
 stages/inference/trust.py            train evaluate export
 stages/inference/*                   evaluate
 stages/metrics/paired.py             export
-stages/metrics/scikit.py             evaluate export plot
+stages/scikit.py                     train evaluate export plot
 stages/metrics/scores.py             evaluate export plot
 stages/metrics/*                     evaluate plot
 stages/report/model_card.md.j2       evaluate plot

@@ -55,7 +55,7 @@ def per_class_table(scores: list[ClassScore]) -> Table:
 
 def roc_table(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> Table:
     """ROC curves, one-vs-rest: false and true positive rate, long format."""
-    from stages.metrics.scikit import metrics
+    from stages.scikit import metrics
 
     def curve(is_class: np.ndarray, scores: np.ndarray) -> Curve:
         false_positives, true_positives, _ = metrics.roc_curve(is_class, scores)
@@ -73,7 +73,7 @@ def precision_recall_table(
 
     They end where everything is found: to ask for less could only add false positives.
     """
-    from stages.metrics.scikit import metrics
+    from stages.scikit import metrics
 
     def curve(is_class: np.ndarray, scores: np.ndarray) -> Curve:
         precision, recall, _ = metrics.precision_recall_curve(is_class, scores)

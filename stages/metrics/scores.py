@@ -20,7 +20,7 @@ def score(labels: np.ndarray, probabilities: np.ndarray, top_k: int = 3) -> Scor
     defined (some images of the class, some of another), left out where there is none. The
     Brier score is halved, so that it lies in 0..1 and is the familiar one for two classes.
     """
-    from stages.metrics.scikit import metrics
+    from stages.scikit import metrics
 
     count, classes = probabilities.shape
     probabilities = probabilities.astype(np.float64)
@@ -76,7 +76,7 @@ def accuracy(correct: int, count: int) -> Scores:
 
 def one_vs_rest_areas(is_class: np.ndarray, scores: np.ndarray) -> tuple[float, float] | None:
     """ROC-AUC and average precision of telling one class from the rest; None if undefined."""
-    from stages.metrics.scikit import metrics
+    from stages.scikit import metrics
 
     if is_class.all() or not is_class.any():
         return None
@@ -140,7 +140,7 @@ def score_classes(
     labels: np.ndarray, probabilities: np.ndarray, classes: list[str]
 ) -> list[ClassScore]:
     """Scores of each of `classes`, in their order; arguments as `score` takes them."""
-    from stages.metrics.scikit import metrics
+    from stages.scikit import metrics
 
     columns = metrics.precision_recall_fscore_support(
         labels, probabilities.argmax(axis=1), labels=np.arange(len(classes)), zero_division=0
@@ -162,14 +162,14 @@ def weakest_classes(scores: list[ClassScore], count: int = 3) -> list[ClassScore
 
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """int (classes, classes): how many images of a class (row) were taken for which (column)."""
-    from stages.metrics.scikit import metrics
+    from stages.scikit import metrics
 
     return metrics.confusion_matrix(labels, predicted, labels=np.arange(classes))
 
 
 def report(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> str:
     """scikit-learn's classification report, as text."""
-    from stages.metrics.scikit import metrics
+    from stages.scikit import metrics
 
     return metrics.classification_report(
         labels,

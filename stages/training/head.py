@@ -129,7 +129,7 @@ def fit_head(photos: Photos, seed: int, threads: int) -> Head:
     every = np.arange(len(photos))
     # It takes a second, and who trains all layers needs none of it. Not later: what is not loaded
     # by then is not limited.
-    import sklearn.linear_model  # noqa: F401
+    from stages.scikit import linear_model  # noqa: F401
 
     # One thread each: sums in another order would be other numbers.
     with threadpool_limits(1), Parallel(n_jobs=threads, prefer="threads") as parallel:

@@ -1,7 +1,9 @@
-"""scikit-learn's metrics, imported in half the time: without scipy.stats.
+"""Parts of scikit-learn, imported without scipy.stats: a third to a half of the time.
 
-They take one function of it, for a metric that nothing here asks for. Something stands in for it
-that imports it when the function is called.
+    from stages.scikit import metrics
+
+They take one function of it, for what nothing here asks for. Something stands in for it that
+imports it when the function is called.
 """
 
 import importlib
@@ -26,11 +28,14 @@ class _Later(ModuleType):
         return call
 
 
-if STATS in sys.modules:
-    from sklearn import metrics
-else:
+def __getattr__(name: str) -> ModuleType:
+    """The part `name` of scikit-learn."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    if STATS in sys.modules:
+        return importlib.import_module(f"sklearn.{name}")
     sys.modules[STATS] = _Later(STATS)
     try:
-        from sklearn import metrics  # noqa: F401
+        return importlib.import_module(f"sklearn.{name}")
     finally:
         del sys.modules[STATS]
