@@ -40,8 +40,10 @@ def compare(name: str, doc: str, recipe: str, judge, seeds: int = 1, **settings)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for seed in range(arguments.seeds):
-            job = (recipe, arguments.data, folder)
-            done = train_again(folder, seed) if seed else run_recipe(*job, **settings)
+            if seed == 0:
+                done = run_recipe(recipe, arguments.data, folder, **settings)
+            else:
+                done = train_again(folder, seed)
             train = done["timing"]["train"]
             run = {
                 "accuracy": done["metrics"]["test"]["accuracy"],

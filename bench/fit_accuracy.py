@@ -25,11 +25,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     settings = recipe_settings(options.recipe)
-    found, job = {"recipe": [], "fit": []}, (options.recipe, options.data)
+    found = {"recipe": [], "fit": []}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for seed in range(options.seeds):
-            done = train_again(folder, seed) if seed else run_recipe(*job, folder)
+            if seed == 0:
+                done = run_recipe(options.recipe, options.data, folder)
+            else:
+                done = train_again(folder, seed)
             found["recipe"].append(done["metrics"]["test"]["accuracy"])
             found["fit"].append(in_a_process(fit, folder, settings, seed))
             shown = ", ".join(f"{side} {values[-1]:.2%}" for side, values in found.items())

@@ -1,6 +1,5 @@
 """plot: pictures of the results, one page to open or send, and a headline."""
 
-import gc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ import numpy as np
 
 from stages.errors import run
 from stages.files import AUGMENTED, OVERVIEW, PAGE, PLOTS, TIMES
+from stages.imports import without_collecting
 from stages.metrics.scores import hardest_and_easiest, most_confident_mistakes
 from stages.parameters.whole import Parameters, read_parameters
 from stages.store.names import printable
@@ -37,18 +37,15 @@ def plot(outputs: Outputs) -> str:
     """Draw the pictures and the page; the results in a few lines."""
     parameters = read_parameters()
     settings = parameters.plot
-    # Arrow, matplotlib and Jinja2 take a second to import, a mistake in params.yaml none. Nothing
-    # of theirs becomes garbage, so no search for it walks through them, then or later.
-    gc.disable()
-    from stages.figures.charts import CHARTS
-    from stages.processes import at_once
-    from stages.report.page import render_page
-    from stages.report.results import read_results
-    from stages.report.summary import console_summary
-    from stages.store.model import read_times
+    # Arrow, matplotlib and Jinja2 take a second to import, a mistake in params.yaml none.
+    with without_collecting():
+        from stages.figures.charts import CHARTS
+        from stages.processes import at_once
+        from stages.report.page import render_page
+        from stages.report.results import read_results
+        from stages.report.summary import console_summary
+        from stages.store.model import read_times
 
-    gc.freeze()
-    gc.enable()
     results = read_results(
         corrections=parameters.download.corrections, softened=parameters.softened
     )

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from stages.errors import UserError
 
-MOST = 4  # processes: each takes memory, and with more of them importing takes longer than drawing
+MOST = 4  # processes: each takes memory, and what cannot be shared takes longer than the rest
 
 Name = TypeVar("Name")
 Result = TypeVar("Result")
@@ -41,8 +41,8 @@ def at_once(
             return dict(zip(tasks, pool.map(_do, tasks), strict=True))
         except BrokenProcessPool:
             raise UserError(
-                "a process that draws the figures was killed, perhaps for lack of memory; close "
-                "other programs and run the same command again"
+                "a process of this stage was killed, perhaps for lack of memory; close other "
+                "programs and run the same command again"
             ) from None
 
 

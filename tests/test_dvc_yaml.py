@@ -19,7 +19,9 @@ stages/__init__.py                   -
 stages/arguments.py                  -
 stages/errors.py                     -
 stages/progress.py                   -
+stages/imports.py                    -
 stages/quiet.py                      -
+stages/scikit.py                     -
 stages/predict.py                    -
 stages/demo.py                       -
 stages/inference/answers.py          -
@@ -63,7 +65,6 @@ stages/inference/seen.py             train evaluate export
 stages/inference/trust.py            train evaluate export
 stages/inference/*                   evaluate
 stages/metrics/paired.py             export
-stages/scikit.py                     train evaluate export plot
 stages/metrics/scores.py             evaluate export plot
 stages/metrics/*                     evaluate plot
 stages/report/model_card.md.j2       evaluate plot
@@ -99,7 +100,9 @@ stages/store/names.py                download preprocess split evaluate export p
 stages/store/outputs.py              download preprocess split features train evaluate export plot
 stages/store/tables.py               download preprocess split features train evaluate export plot
 """
-ONLY_TALKS = {"stages/__init__.py", "stages/errors.py", "stages/progress.py", "stages/quiet.py"}
+CHANGES_NOTHING = {"stages/__init__.py"} | {
+    f"stages/{name}.py" for name in ("errors", "imports", "progress", "quiet", "scikit")
+}
 TEMPLATES = {
     "stages/export.py": ("export.md.j2",),
     "stages/report/page.py": ("report/page.*", "theme.css", "curves.js"),
@@ -170,7 +173,7 @@ def needed(script: Path) -> set[str]:
         "train",
     ):  # takes an architecture by the name that a setting says
         found |= {file for file in FILES if file.startswith("stages/architectures/")}
-    return found - ONLY_TALKS
+    return found - CHANGES_NOTHING
 
 
 def listed(stage: str) -> set[str]:

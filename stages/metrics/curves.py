@@ -107,13 +107,13 @@ def _curves(
     areas: dict[str, float] = {}
     for k, name in enumerate(classes):
         is_class = labels == k
-        if is_class.all() or not is_class.any():
+        area = one_vs_rest_areas(is_class, probabilities[:, k])
+        if area is None:
             continue
         curves[name] = curve(is_class, probabilities[:, k])
+        areas[name] = area[which_area]
         if len(classes) > CURVES:  # keep them small until the weakest are known
             curves[name] = grid, np.interp(grid, *curves[name])
-            if area := one_vs_rest_areas(is_class, probabilities[:, k]):
-                areas[name] = area[which_area]
     if not curves:
         return ["class", *axes], []
     mean = np.mean([np.interp(grid, x, y) for x, y in curves.values()], axis=0)

@@ -290,8 +290,7 @@ class Job:
         outputs = model.outputs(classes)
         shape = (None, None, dataset.shape[-1]) if settings.image_sizes else dataset.shape
         with environment.scope(self.strategy):
-            net = build_model(model.name, shape, outputs, model.settings, model.weights)
-            net = pool_early(net)
+            net = pool_early(build_model(model.name, shape, outputs, model.settings, model.weights))
             if self.head:
                 net.layers[-1].set_weights(self.head.layer.weights(outputs))
             self._check_image_sizes(net)
