@@ -128,8 +128,8 @@ def paths(outputs: Outputs) -> dict[str, Path]:
 # What may be turned on for the training of a whole net, and a last layer alone has no use for.
 AUGMENT_USED = {"horizontal_flip", "fill", "fill_value"}
 TRAIN_UNUSED = (
-    *("label_smoothing", "clip_norm", "sampling", "averaging", "early_stopping", "fine_tune"),
-    *("image_sizes", "devices", "save_epochs"),
+    *("label_smoothing", "clip_norm", "sampling", "hardest", "averaging"),
+    *("early_stopping", "fine_tune", "image_sizes", "devices", "save_epochs"),
 )
 DEBUG_UNUSED = ("max_steps", "overfit_batch", "profile")
 

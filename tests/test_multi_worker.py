@@ -33,6 +33,7 @@ JOB = {
         "batch_size": 10,
         "checkpoint_minutes": 1e-9,  # after every step
         "optimizer": {"name": "sgd", "learning_rate": 0.01},
+        "hardest": 0.9,
         "averaging": {"name": "ema", "decay": 0.9},
         "clip_norm": 1.0,
         "save_epochs": True,

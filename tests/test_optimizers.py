@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from stages.errors import UserError
 from stages.parameters.train import Optimizer, Schedule, Train
-from stages.training.batches import Batch, epoch_order
+from stages.training.batches import Batch, epoch_order, hardest
 from stages.training.learner import Learner
 from stages.training.optimizers import Muon, make_optimizers, schedule_factor
 
@@ -241,6 +241,17 @@ def test_balanced_sampling_draws_all_classes_equally_and_repeats_evenly():
     assert times[:90].max() == 1
     assert set(times[90:99]) <= {3, 4}
     assert set(times[99:]) <= {11, 12}
+
+
+def test_the_hardest_images_are_those_with_the_highest_loss_in_the_order_of_the_epoch():
+    losses = np.linspace(0, 1, 100)
+    losses[[5, 6]] = np.inf  # never seen
+    order = epoch_order(losses, 0, 0)
+    chosen = hardest(order, losses, 40)
+    assert set(chosen) == {5, 6, *range(62, 100)}
+    np.testing.assert_array_equal(chosen, order[np.isin(order, chosen)])
+    never = [hardest(epoch_order(losses, 0, epoch), np.full(100, np.inf), 40) for epoch in (0, 1)]
+    assert set(never[0]) != set(never[1])  # by lot
 
 
 def test_macro_f1_is_that_of_scikit_learn():

@@ -105,6 +105,7 @@ class Train(Section):
     clip_norm: float | None = Field(None, ge=1e-6, le=1e6)
     class_weights: Literal["none", "balanced"] = "none"
     sampling: Literal["uniform", "balanced"] = "uniform"
+    hardest: float = Field(1.0, gt=0, le=1)
     averaging: Averaging = Averaging()
     monitor: Literal["val/accuracy", "val/loss", "val/f1_macro", "last"] = "val/accuracy"
     early_stopping: EarlyStopping = EarlyStopping()
@@ -137,6 +138,11 @@ class Train(Section):
             raise ValueError(
                 "class_weights: balanced and sampling: balanced would each make up for the "
                 "imbalance; choose one"
+            )
+        if self.hardest < 1 and self.sampling == "balanced":
+            raise ValueError(
+                f"hardest = {self.hardest} and sampling: balanced would each say which images an "
+                "epoch has; choose one, or hardest with class_weights: balanced"
             )
         until = [stage.until for stage in self.image_sizes]
         if until != sorted(set(until)):

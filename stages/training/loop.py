@@ -13,7 +13,7 @@ from stages.errors import UserError
 from stages.parameters.train import EarlyStopping, Train
 from stages.progress import progress
 from stages.store.image_set import ImageSet
-from stages.training.batches import Prefetcher, TrainingImages, epoch_order
+from stages.training.batches import Prefetcher, TrainingImages, epoch_order, hardest
 from stages.training.checkpoint import Checkpoint
 from stages.training.learner import Learner
 from stages.training.log import Profile, Row, Timing, epoch_line, loss_and_accuracy, times
@@ -112,6 +112,7 @@ class _Training:
         self.timings: list[Timing] = []
         self.best: int | None = None
         self.confidence = SelfConfidence(len(images))
+        self.order = np.empty(0, np.int64)  # of the images of this epoch
 
     def run(self) -> Result:
         self._resume()
@@ -226,17 +227,19 @@ class _Training:
     def _train_epoch(self) -> tuple[float | None, float | None]:
         """Images per second, and the share of the time spent waiting for data."""
         settings, learner = self.settings, self.learner
-        order, phase = self._order(), self._phase()
+        phase = self._phase()
+        if self.step == 0:
+            self.order = self._order()
         before = (self.epoch - phase.first_epoch) * self.steps_per_epoch
         phase_steps = (phase.end_epoch - phase.first_epoch) * self.steps_per_epoch
         all_steps = settings.epochs * self.steps_per_epoch
         places = learner.places if learner.cluster else None
-        batches = Prefetcher(self.images, order, settings.batch_size, self.step, places)
+        batches = Prefetcher(self.images, self.order, settings.batch_size, self.step, places)
         saved = time.monotonic()
         sums, pending = self.sums, None
         clock, seen = None, 0
         what = f"epoch {self.epoch + 1}/{settings.epochs}"
-        with progress(len(order), "images", what, self.step * settings.batch_size) as bar:
+        with progress(len(self.order), "images", what, self.step * settings.batch_size) as bar:
             for batch in batches:
                 learner.set_learning_rates(
                     before + self.step, phase_steps, self.steps_per_epoch, phase.factor
@@ -275,7 +278,11 @@ class _Training:
         limit = self.steps_per_epoch * settings.batch_size
         if settings.debug.overfit_batch:
             return np.resize(np.arange(min(len(self.images), settings.batch_size)), limit)
-        return epoch_order(self.images.labels, settings.seed, self.epoch, settings.sampling)[:limit]
+        order = epoch_order(self.images.labels, settings.seed, self.epoch, settings.sampling)
+        count = images_per_epoch(len(order), settings)
+        if count < len(order):
+            order = hardest(order, self.confidence.last_losses, count)
+        return order[:limit]
 
     def _size(self, position: float) -> int | None:
         for stage in self.settings.image_sizes:
@@ -329,7 +336,7 @@ class _Training:
 
     def _save(self, arrays: list[np.ndarray]) -> None:
         self.checkpoint.save(
-            [*arrays, self.confidence.array],
+            [*arrays, self.confidence.array, self.order],
             {
                 "epoch": self.epoch,
                 "step": self.step,
@@ -361,7 +368,7 @@ class _Training:
         # The optimisers are those of the last epoch that was begun.
         self.epoch = state["epoch"] if state["step"] else state["epoch"] - 1
         self._start_phase()
-        *arrays, confidence = saved.arrays
+        *arrays, confidence, self.order = saved.arrays
         self.learner.restore(arrays)
         self.confidence.restore(confidence)
         self.epoch, self.step, self.sums = state["epoch"], state["step"], np.array(state["sums"])
@@ -372,9 +379,14 @@ class _Training:
 
 def steps_per_epoch(images: int, settings: Train, parts: int = 1) -> int:
     """The last batch may be smaller than the others, down to one image for each of the `parts`."""
-    whole, rest = divmod(images, settings.batch_size)
+    whole, rest = divmod(images_per_epoch(images, settings), settings.batch_size)
     count = whole + (rest >= parts)
     return min(count, settings.debug.max_steps or count)
+
+
+def images_per_epoch(images: int, settings: Train) -> int:
+    """How many of so many `images` an epoch has."""
+    return max(1, round(images * settings.hardest))
 
 
 def should_stop(

@@ -28,10 +28,11 @@ def label_losses(logits: tf.Tensor, labels: tf.Tensor, targets: tf.Tensor) -> tf
 
 class SelfConfidence:
     """The geometric mean, over all steps so far, of the probability of its given class, for `count`
-    images. `array` is the state to continue from."""
+    images, and its loss in the last one. `array` is the state to continue from."""
 
     def __init__(self, count: int):
-        self._sums = np.zeros((count, 2))  # of losses times weights, and of weights
+        # sums of losses times weights, and of weights; the last loss
+        self._array = np.tile((0.0, 0.0, np.inf), (count, 1))
         self._new: list[tuple[np.ndarray, tf.Tensor]] = []
 
     def add(self, index: np.ndarray, losses: tf.Tensor) -> None:
@@ -44,20 +45,26 @@ class SelfConfidence:
 
     @property
     def array(self) -> np.ndarray:
-        """float64 (count, 2)"""
+        """float64 (count, 3)"""
         for index, losses in self._new:
             found = losses.numpy().astype(np.float64)
+            self._array[index, 2] = found[:, 0]
             found[:, 0] *= found[:, 1]
-            np.add.at(self._sums, index, found)
+            np.add.at(self._array[:, :2], index, found)
         self._new = []
-        return self._sums
+        return self._array
 
     def restore(self, array: np.ndarray) -> None:
-        self._sums = array
+        self._array = array
+
+    @property
+    def last_losses(self) -> np.ndarray:
+        """float64 (count,); infinite for images that no step has seen."""
+        return self.array[:, 2]
 
     @property
     def mean(self) -> np.ndarray:
         """float32 (count,), 0 to 1; NaN for images that no step has seen."""
-        losses, weights = self.array.T
+        losses, weights, _ = self.array.T
         with np.errstate(invalid="ignore"):
             return np.exp(-losses / weights).astype(np.float32)
