@@ -32,7 +32,7 @@ def main() -> None:
             if seed == 0:
                 done = run_recipe(options.recipe, options.data, folder)
             else:
-                done = train_again(folder, seed)
+                done = train_again(folder, train__seed=seed)
             found["recipe"].append(done["metrics"]["test"]["accuracy"])
             found["fit"].append(in_a_process(fit, folder, settings, seed))
             shown = ", ".join(f"{side} {values[-1]:.2%}" for side, values in found.items())

@@ -9,7 +9,7 @@ over the fastest product measured on the machine right after, in the same number
 python -m bench.flagship --data cifar10-jpeg.zip      (two hours; --seeds 1: half an hour)
 """
 
-from bench.against_textbook import compare
+from bench.against_textbook import command_line, compare
 from bench.flops import peak_flops, training_flops
 from bench.project import recipe_settings
 
@@ -46,4 +46,4 @@ def share_of_peak(images_per_second: float) -> dict:
 
 
 if __name__ == "__main__":
-    compare("flagship", __doc__, "cifar10", judge, seeds=5)
+    compare("flagship", command_line(__doc__, seeds=5).parse_args(), "cifar10", judge)

@@ -33,6 +33,18 @@ def run_recipe(recipe: str, data: Path | None, folder: Path, **settings) -> dict
     parameters = recipe_settings(recipe)
     if data:
         parameters["download"].update(source="archive", path=str(Path(data).resolve()), url=None)
+    _write(folder, parameters, settings)
+    return _run(folder, STAGES)
+
+
+def train_again(folder: Path, **settings) -> dict:
+    """Train and judge the job in `folder` with other `settings`; as `run_recipe`."""
+    parameters = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    _write(folder, parameters, settings)
+    return _run(folder, ("train", "evaluate"))
+
+
+def _write(folder: Path, parameters: dict, settings: dict) -> None:
     for name, value in settings.items():
         *sections, key = name.split("__")
         section = parameters
@@ -40,15 +52,6 @@ def run_recipe(recipe: str, data: Path | None, folder: Path, **settings) -> dict
             section = section[part]
         section[key] = value
     (folder / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
-    return _run(folder, STAGES)
-
-
-def train_again(folder: Path, seed: int) -> dict:
-    """Train and judge the job in `folder` with another `seed`; returns what `run_recipe` does."""
-    parameters = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    parameters["train"]["seed"] = seed
-    (folder / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
-    return _run(folder, ("train", "evaluate"))
 
 
 def _run(folder: Path, stages: tuple[str, ...]) -> dict:

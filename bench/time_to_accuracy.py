@@ -7,7 +7,7 @@ has to end at least as accurate.
     python -m bench.time_to_accuracy --data cifar10-jpeg.zip      (about 10 minutes on two cores)
 """
 
-from bench.against_textbook import compare
+from bench.against_textbook import command_line, compare
 
 GOAL = 0.05
 
@@ -20,5 +20,10 @@ def judge(ours, peer):
 
 if __name__ == "__main__":
     compare(
-        "time_to_accuracy", __doc__, "cifar10-fast", judge, train__epochs=2, evaluate__tta="none"
+        "time_to_accuracy",
+        command_line(__doc__, seeds=1).parse_args(),
+        "cifar10-fast",
+        judge,
+        train__epochs=2,
+        evaluate__tta="none",
     )
