@@ -22,7 +22,7 @@ GOAL, GOAL_IN_SECONDS = 0.9, 0.88
 # The narrowest net is for the shortest time. One that has time for more epochs than so is too
 # narrow: a wider net is more accurate after fewer.
 WIDTHS, MOST_EPOCHS = ([48, 96, 128], [64, 128, 256], [96, 256, 384]), 20
-LIGHT = {"augment__cutout": 0, "augment__crop_padding": 2, "train__label_smoothing": 0.1}
+LIGHT = {"augment__cutout": 0, "augment__crop_padding": 2}
 
 
 def main(arguments: argparse.Namespace) -> None:
