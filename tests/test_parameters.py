@@ -66,6 +66,7 @@ def test_a_mistake_is_one_line_naming_key_value_and_what_is_allowed(tmp_path, te
         ("train: {devices: 1000}", "train.devices = 1000: input should be less than or equal to"),
         ("train: {devices: 1%s}" % ("0" * 30), "input should be less than or equal to 64"),
         ("train: {batch_size: 2, devices: 3}", "devices = 3 share a batch of batch_size = 2"),
+        ("train: {hardest: 0.5, sampling: balanced}", "hardest = 0.5 and sampling: balanced would"),
         ("train: {batch_size: 1000000000}", "should be less than or equal to 1048576"),
         ("train: {epochs: 1000000000000}", "should be less than or equal to 100000"),
         ("train: {clip_norm: 1.0e-300}", "should be greater than or equal to 0.000001"),

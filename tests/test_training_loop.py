@@ -89,7 +89,7 @@ def test_a_stop_between_or_within_the_phases_changes_nothing(start, epochs):
 def test_an_epoch_of_the_hardest_has_those_never_seen_and_then_those_with_the_highest_loss(
     start, monkeypatch
 ):
-    seen = watched(monkeypatch)
+    seen, found = watched(monkeypatch)
     result, _ = start("a", epochs=6, hardest=0.4)
     count = len(result.confidence)
     images = [set(np.concatenate(seen[epoch])) for epoch in range(6)]
@@ -100,21 +100,21 @@ def test_an_epoch_of_the_hardest_has_those_never_seen_and_then_those_with_the_hi
     for epoch in range(6):
         left = sorted(set(range(count)) - images[epoch])
         assert losses[list(images[epoch])].min() >= losses[left].max()
-        for index, found in zip(seen[epoch], seen.losses[epoch], strict=True):
-            losses[index] = found
+        for index, values in zip(seen[epoch], found[epoch], strict=True):
+            losses[index] = values
     assert len(set(map(frozenset, images[3:]))) > 1  # what has become easier makes room
 
 
-@pytest.mark.parametrize("steps", [1, 5, 6])
-def test_a_stop_within_an_epoch_of_the_hardest_changes_nothing(start, monkeypatch, steps):
+@pytest.mark.parametrize("last", [1, 4, 6])  # within the first, the second, and between two
+def test_a_stop_within_an_epoch_of_the_hardest_changes_nothing(start, monkeypatch, last):
     settings = {"epochs": 6, "hardest": 0.7, "checkpoint_minutes": 1e-9}
-    seen = watched(monkeypatch)
+    seen, _ = watched(monkeypatch)
     whole, _ = start("whole", **settings)
-    expected = [[batch.tolist() for batch in epoch] for epoch in seen.values()]
+    expected = dict(seen)
     train = Learner.train
 
     def stop(learner, batch, epoch, step, size=None):
-        if step == steps:
+        if step == last:
             raise Stop
         return train(learner, batch, epoch, step, size)
 
@@ -124,31 +124,24 @@ def test_a_stop_within_an_epoch_of_the_hardest_changes_nothing(start, monkeypatc
         with pytest.raises(Stop):
             start("stopped", **settings)
     continued, _ = start("stopped", **settings)
-    assert [[batch.tolist() for batch in epoch] for epoch in seen.values()] == expected
+    assert seen == expected
     assert continued.rows == whole.rows
     np.testing.assert_array_equal(continued.confidence, whole.confidence)
 
 
-class Watched(defaultdict):
-    """By epoch, the positions of the images of each batch learned from; `losses` alike."""
-
-    def __init__(self):
-        super().__init__(list)
-        self.losses = defaultdict(list)
-
-
 def watched(monkeypatch):
-    seen = Watched()
+    """By epoch, the positions of the images of each batch learned from, and their losses."""
+    seen, losses = defaultdict(list), defaultdict(list)
     train = Learner.train
 
     def watch(learner, batch, epoch, step, size=None):
         found = train(learner, batch, epoch, step, size)
-        seen[epoch].append(batch.index)
-        seen.losses[epoch].append(found.label_losses.numpy()[:, 0])
+        seen[epoch].append(batch.index.tolist())
+        losses[epoch].append(found.label_losses.numpy()[:, 0])
         return found
 
     monkeypatch.setattr(Learner, "train", watch)
-    return seen
+    return seen, losses
 
 
 def test_a_repository_without_a_commit_is_said_in_one_line(tmp_path, monkeypatch):

@@ -99,8 +99,9 @@ class _Training:
         self.steps_per_epoch = steps_per_epoch(len(images), self.settings, learner.parts)
         if not self.steps_per_epoch:
             raise UserError(
-                f"train.devices = {self.settings.devices}: there are only {len(images)} training "
-                f"images to share among {learner.parts} devices; lower it"
+                f"train.devices = {self.settings.devices}: an epoch has only "
+                f"{images_per_epoch(len(images), self.settings)} training images to share among "
+                f"{learner.parts} devices; lower it"
             )
         if self.settings.batch_size < learner.parts:
             raise UserError(
@@ -274,6 +275,7 @@ class _Training:
         return round(seen / elapsed, 1), round(batches.waited / elapsed, 4)
 
     def _order(self) -> np.ndarray:
+        """That of an epoch that begins: its own steps change the losses that it is chosen by."""
         settings = self.settings
         limit = self.steps_per_epoch * settings.batch_size
         if settings.debug.overfit_batch:
