@@ -173,7 +173,8 @@ def cost_of_a_step(rounds: int, images: int = 1000) -> float:
         kept, started = SelfConfidence(images), time.process_time()
         for number, start in enumerate(range(0, images, size)):
             index = np.arange(start, min(start + size, images))
-            out = one.train(Batch(pixels[index], labels[index], index), 0, number)
+            turns = np.zeros_like(index)
+            out = one.train(Batch(pixels[index], labels[index], index, turns), 0, number)
             if keeps:
                 kept.add(index, out.label_losses)
         kept.array  # noqa: B018  as after an epoch

@@ -119,7 +119,8 @@ def trained(case: dict, strategy):
             index = order[first : first + BATCH]
             learner.set_learning_rates(step, STEPS, steps, 1.0)
             size = 6 if settings.image_sizes and step < steps else None
-            found = learner.train(Batch(images[index], labels[index], index), epoch, step, size)
+            batch = Batch(images[index], labels[index], index, np.full_like(index, epoch))
+            found = learner.train(batch, epoch, step, size)
             learner.update_average(step, STEPS)
             step += 1
     return start, learner.final_weights(), found.label_losses.numpy()

@@ -17,10 +17,11 @@ ROWS = np.tile(np.arange(16, dtype=np.uint8)[:, None, None], (64, 1, 16, 1)) * 1
 COLUMNS = ROWS.swapaxes(1, 2)
 
 
-def vary(images=IMAGES, labels=LABELS, seed=0, epoch=0, step=0, **settings):
+def vary(images=IMAGES, labels=LABELS, seed=0, epoch=0, step=0, turns=None, **settings):
     augmentation = Augmentation(Augment(**settings), images.shape[1:])
     index = tf.range(len(images), dtype=tf.int64)
-    varied, labels = augmentation(tf.constant(images), labels, index, epoch, step, seed)
+    turns = np.full(len(images), epoch) if turns is None else turns
+    varied, labels = augmentation(tf.constant(images), labels, index, turns, epoch, step, seed)
     return varied.numpy(), labels.numpy()
 
 
@@ -63,7 +64,8 @@ def test_inside_a_compiled_function_comes_the_same_batch():
     augmentation = Augmentation(Augment(**EVERYTHING), (16, 16, 3))
     compiled = tf.function(augmentation)
     index = tf.range(64, dtype=tf.int64)
-    images, labels = compiled(tf.constant(IMAGES), LABELS, index, tf.constant(2), tf.constant(3), 1)
+    turns, epoch, step = tf.fill([64], tf.constant(2, tf.int64)), tf.constant(2), tf.constant(3)
+    images, labels = compiled(tf.constant(IMAGES), LABELS, index, turns, epoch, step, 1)
     expected, expected_labels = vary(**EVERYTHING, seed=1, epoch=2, step=3)
     np.testing.assert_allclose(images, expected, atol=1)
     np.testing.assert_allclose(labels, expected_labels, atol=1e-6)
@@ -81,7 +83,7 @@ def test_one_compiled_function_takes_batches_of_every_size():
         ]
     )
     def compiled(images, labels, index):
-        return augmentation(images, labels, index, 2, 3, 1)
+        return augmentation(images, labels, index, index, 2, 3, 1)
 
     for count in (5, 3):
         images, labels = compiled(IMAGES[:count], LABELS[:count], np.arange(count))
@@ -102,9 +104,9 @@ def test_each_setting_changes_images_and_keeps_them_between_0_and_255(name):
     assert images.max() <= 255
 
 
-def test_alternating_flips_show_each_image_both_ways_in_any_two_epochs():
+def test_alternating_flips_show_each_image_both_ways_in_any_two_turns():
     even, odd, next_even = (
-        vary(horizontal_flip="alternating", epoch=epoch)[0] for epoch in range(3)
+        vary(horizontal_flip="alternating", turns=np.full(64, turn))[0] for turn in range(3)
     )
     np.testing.assert_array_equal(even, next_even)
     np.testing.assert_array_equal(even, odd[:, :, ::-1])
@@ -112,10 +114,19 @@ def test_alternating_flips_show_each_image_both_ways_in_any_two_epochs():
     assert 16 < flipped.sum() < 48
 
 
+def test_alternating_flips_follow_the_turns_of_each_image_whatever_the_epoch():
+    turns = np.arange(64) // 2 % 3
+    images, _ = vary(horizontal_flip="alternating", turns=turns, epoch=5)
+    first, _ = vary(horizontal_flip="alternating")
+    np.testing.assert_array_equal(images[turns != 1], first[turns != 1])
+    np.testing.assert_array_equal(images[turns == 1], first[turns == 1][:, :, ::-1])
+
+
 def test_alternating_flips_follow_an_image_through_shuffling():
     augmentation = Augmentation(Augment(horizontal_flip="alternating"), (16, 16, 3))
     order = np.random.default_rng(1).permutation(64)
-    shuffled, _ = augmentation(tf.constant(IMAGES[order]), LABELS[order], order, 0, 0, 0)
+    turns = np.zeros_like(order)
+    shuffled, _ = augmentation(tf.constant(IMAGES[order]), LABELS[order], order, turns, 0, 0, 0)
     np.testing.assert_array_equal(shuffled, vary(horizontal_flip="alternating")[0][order])
 
 

@@ -292,7 +292,7 @@ def test_a_machine_reads_its_share_alone(tmp_path):
     def second_half(count):
         return np.arange(count // 2, count)
 
-    batches = list(Prefetcher(own, order, 10, places=second_half))
+    batches = list(Prefetcher(own, order, np.zeros(40, np.int64), 10, places=second_half))
     for shard in (folder / "data/processed").glob("*.npy"):
         np.lib.format.open_memmap(shard, "r+")[:] = 0  # what is read from here on
     for number, batch in enumerate(batches):

@@ -33,7 +33,7 @@ def net(outputs=3):
 def batch(count=12, seed=0):
     images = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 1)).astype(np.uint8)
     labels = (np.arange(count) % 3).astype(np.int32)
-    return Batch(images, labels, np.arange(count))
+    return Batch(images, labels, np.arange(count), np.zeros(count, np.int64))
 
 
 def learner(**values):

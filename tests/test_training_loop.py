@@ -1,7 +1,7 @@
 """The training loop: phases of fine-tuning, and a state between them."""
 
 import subprocess
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import keras
 import numpy as np
@@ -92,7 +92,7 @@ def test_an_epoch_of_the_hardest_has_those_never_seen_and_then_those_with_the_hi
     seen, found = watched(monkeypatch)
     result, _ = start("a", epochs=6, hardest=0.4)
     count = len(result.confidence)
-    images = [set(np.concatenate(seen[epoch])) for epoch in range(6)]
+    images = [{image for index, _ in seen[epoch] for image in index} for epoch in range(6)]
     assert {len(each) for each in images} == {round(0.4 * count)}
     assert not images[0] & images[1]
     assert len(images[0] | images[1] | images[2]) == count
@@ -100,7 +100,7 @@ def test_an_epoch_of_the_hardest_has_those_never_seen_and_then_those_with_the_hi
     for epoch in range(6):
         left = sorted(set(range(count)) - images[epoch])
         assert losses[list(images[epoch])].min() >= losses[left].max()
-        for index, values in zip(seen[epoch], found[epoch], strict=True):
+        for (index, _), values in zip(seen[epoch], found[epoch], strict=True):
             losses[index] = values
     assert len(set(map(frozenset, images[3:]))) > 1  # what has become easier makes room
 
@@ -129,14 +129,30 @@ def test_a_stop_within_an_epoch_of_the_hardest_changes_nothing(start, monkeypatc
     np.testing.assert_array_equal(continued.confidence, whole.confidence)
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"hardest": 0.4}, {"sampling": "balanced"}, {"debug": {"overfit_batch": True}}]
+)
+def test_a_batch_says_how_often_each_of_its_images_was_used_before(start, monkeypatch, settings):
+    seen, _ = watched(monkeypatch)
+    start("a", epochs=5, **settings)
+    used = Counter()
+    for epoch in range(5):
+        for index, turns in seen[epoch]:
+            for image, turn in zip(index, turns, strict=True):
+                assert turn == used[image]
+                used[image] += 1
+    assert max(used.values()) > 2
+
+
 def watched(monkeypatch):
-    """By epoch, the positions of the images of each batch learned from, and their losses."""
+    """By epoch, of each batch learned from, the positions of the images with how often they were
+    used before, and the losses."""
     seen, losses = defaultdict(list), defaultdict(list)
     train = Learner.train
 
     def watch(learner, batch, epoch, step, size=None):
         found = train(learner, batch, epoch, step, size)
-        seen[epoch].append(batch.index.tolist())
+        seen[epoch].append((batch.index.tolist(), batch.turns.tolist()))
         losses[epoch].append(found.label_losses.numpy()[:, 0])
         return found
 

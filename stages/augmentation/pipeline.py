@@ -73,6 +73,7 @@ class Augmentation:
         images: tf.Tensor,
         labels: tf.Tensor,
         index: tf.Tensor,
+        turns: tf.Tensor,
         epoch: Integer,
         step: Integer,
         seed: Integer,
@@ -83,8 +84,8 @@ class Augmentation:
         Args:
             images: (n, height, width, channels), values 0 to 255, uint8 or float32.
             labels: float32 (n, classes), one-hot; mixup and cutmix mix them.
-            index: int64 (n,), positions of the images in the training set; alternating flips
-                depend on them.
+            index: int64 (n,), positions of the images in the training set.
+            turns: int64 (n,), how often each was used before; alternating flips depend on both.
             epoch, step: counted from 0.
             part: of a part, the places int64 (n,) of its images in the batch, and the batch's
                 length. Each image is varied as in the whole batch; where images are mixed, the
@@ -95,7 +96,7 @@ class Augmentation:
         settings, key = self.settings, batch_key(seed, epoch, step)
         if part:
             key = PartKey(key, *part)
-        images = self._geometry(images, index, epoch, seed, key)
+        images = self._geometry(images, index, turns, seed, key)
         images = tf.cast(images, tf.float32)
         if settings.brightness:
             images = vary_brightness(images, settings.brightness, subkey(key, 4))
@@ -105,7 +106,7 @@ class Augmentation:
         return self._mix(images, labels, key)
 
     def _geometry(
-        self, images: tf.Tensor, index: tf.Tensor, epoch: Integer, seed: Integer, key: Key
+        self, images: tf.Tensor, index: tf.Tensor, turns: tf.Tensor, seed: Integer, key: Key
     ) -> tf.Tensor:
         settings = self.settings
         fill = Fill(settings.fill, settings.fill_value)
@@ -127,7 +128,7 @@ class Augmentation:
         if settings.horizontal_flip == "random":
             horizontal = coins(count, subkey(key, 2))
         elif settings.horizontal_flip == "alternating":
-            horizontal = coin_of_image(index, seed) ^ (tf.cast(epoch, tf.int64) % 2 == 1)
+            horizontal = coin_of_image(index, seed) ^ (turns % 2 == 1)
         if settings.vertical_flip == "random":
             vertical = coins(count, subkey(key, 3))
         if horizontal is None and vertical is None and not settings.crop_padding:
@@ -156,5 +157,6 @@ class Augmentation:
         """`count` variants, uint8 (count, h, w, c), of one `image`, uint8 (h, w, c)."""
         images = tf.repeat(tf.convert_to_tensor(image)[None], count, axis=0)
         labels = tf.ones([count, 1])
-        images, _ = self(images, labels, tf.range(count, dtype=tf.int64), 0, 0, seed)
+        index, turns = tf.range(count, dtype=tf.int64), tf.zeros(count, tf.int64)
+        images, _ = self(images, labels, index, turns, 0, 0, seed)
         return np.clip(np.rint(images.numpy()), 0, 255).astype(np.uint8)

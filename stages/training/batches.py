@@ -24,15 +24,17 @@ AHEAD = 4  # batches made ready in advance
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` uint8 (n, h, w, c), `labels` int32 (n,), `index` int64 (n,) in the training set.
+    """`images` uint8 (n, h, w, c), `labels` int32 (n,), `index` int64 (n,) in the training set,
+    `turns` int64 (n,), how often each was in a batch before.
 
     Where machines share a batch, `images` and `labels` are those of this one: `places` int64 says
-    where in `index`, which is that of the whole batch.
+    where in `index` and `turns`, which are those of the whole batch.
     """
 
     images: np.ndarray
     labels: np.ndarray
     index: np.ndarray
+    turns: np.ndarray
     places: np.ndarray | None = None
 
 
@@ -117,6 +119,16 @@ def hardest(order: np.ndarray, losses: np.ndarray, count: int) -> np.ndarray:
     return order[np.sort(highest)]
 
 
+def turns(order: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """How often each image was used before it comes up in `order`, int64 (len(order),): `seen`
+    int64 (n,) times before this order, and in it, where an image may be more than once."""
+    by_image = np.argsort(order, kind="stable")
+    images = order[by_image]
+    within = np.empty(len(order), np.int64)
+    within[by_image] = np.arange(len(order)) - np.searchsorted(images, images)
+    return seen[order] + within
+
+
 # Numbers of draws beyond all epochs', so that no two are alike.
 FRACTION_DRAW, ADAPT_DRAW, SAMPLE_DRAW = 2**63, 2**63 + 1, 2**63 + 2
 
@@ -154,21 +166,24 @@ def class_weights(kind: str, labels: np.ndarray, classes: int) -> np.ndarray | N
 class Prefetcher:
     """Iterates over batches that a thread makes ready; `waited` is seconds spent waiting.
 
-    `order` are positions in `images`; the batch number `first` is the first one. `places` says
-    which of a batch of so many images this machine reads; all if not given.
+    `order` are positions in `images`, and `turns` how often each was used before; the batch number
+    `first` is the first one. `places` says which of a batch of so many images this machine reads;
+    all if not given.
     """
 
     def __init__(
         self,
         images: TrainingImages,
         order: np.ndarray,
+        turns: np.ndarray,
         batch_size: int,
         first: int = 0,
         places: Callable[[int], np.ndarray] | None = None,
     ):
         self.waited = 0.0
         self._places = places
-        self._images, self._order, self._batch_size = images, order, batch_size
+        self._images, self._order, self._turns = images, order, turns
+        self._batch_size = batch_size
         self._starts = range(first * batch_size, len(order), batch_size)
         self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
         self._stop = threading.Event()
@@ -178,10 +193,12 @@ class Prefetcher:
     def _work(self) -> None:
         try:
             for start in self._starts:
-                index = self._order[start : start + self._batch_size]
+                end = start + self._batch_size
+                index, turns = self._order[start:end], self._turns[start:end]
                 places = self._places(len(index)) if self._places else None
                 own = index if places is None else index[places]
-                batch = Batch(self._images.take(own), self._images.labels[own], index, places)
+                images, labels = self._images.take(own), self._images.labels[own]
+                batch = Batch(images, labels, index, turns, places)
                 if not self._put(batch):
                     return
             self._put(None)

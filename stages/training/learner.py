@@ -115,11 +115,11 @@ class Learner:
         scalars = (tf.constant(epoch, tf.int64), tf.constant(step, tf.int64), tf.constant(count))
         if self.strategy:
             return self._steps[size](*self._on_devices(batch), *scalars)
-        arrays = (batch.images, batch.labels, batch.index)
+        arrays = (batch.images, batch.labels, batch.index, batch.turns)
         return self._steps[size](*map(tf.constant, arrays), *scalars)
 
     def _on_devices(self, batch: Batch) -> list[tf.Tensor]:
-        """Images, labels, index and places in the batch, a part of them on each device."""
+        """Images, labels, index, turns and places in the batch, a part of them on each device."""
         assert self.strategy
         count = len(batch.index)
         here = np.arange(count) if batch.places is None else batch.places
@@ -127,14 +127,20 @@ class Learner:
         position[here] = np.arange(len(here))
         places = {part: self._places(count, part, part + 1) for part in self._own}
         parts = {
-            part: (batch.images[position[at]], batch.labels[position[at]], batch.index[at], at)
+            part: (
+                batch.images[position[at]],
+                batch.labels[position[at]],
+                batch.index[at],
+                batch.turns[at],
+                at,
+            )
             for part, at in places.items()
         }
         return [
             self.strategy.experimental_distribute_values_from_function(
                 lambda context, n=number: tf.constant(parts[context.replica_id_in_sync_group][n])
             )
-            for number in range(4)
+            for number in range(5)
         ]
 
     def places(self, count: int) -> np.ndarray:
@@ -161,6 +167,7 @@ class Learner:
             tf.TensorSpec((None, *shape), tf.uint8),
             tf.TensorSpec((None,), tf.int32),
             tf.TensorSpec((None,), tf.int64),
+            tf.TensorSpec((None,), tf.int64),
             tf.TensorSpec((), tf.int64),
             tf.TensorSpec((), tf.int64),
             tf.TensorSpec((), tf.float32),
@@ -173,6 +180,7 @@ class Learner:
         images: tf.Tensor,
         labels: tf.Tensor,
         index: tf.Tensor,
+        turns: tf.Tensor,
         places: tf.Tensor,
         epoch: tf.Tensor,
         step: tf.Tensor,
@@ -182,7 +190,7 @@ class Learner:
         (3 + 2 n,)."""
         whole = tf.cast(count, tf.int64)
         part = (places, whole)
-        sums, losses = self._step(size, images, labels, index, epoch, step, count, part)
+        sums, losses = self._step(size, images, labels, index, turns, epoch, step, count, part)
         at = places[self._before :, None]
         losses = tf.scatter_nd(at, tf.cast(losses, tf.float64), tf.stack([whole, 2]))
         found = tf.concat([sums, tf.reshape(losses, [-1])], axis=0)
@@ -194,6 +202,7 @@ class Learner:
         images: tf.Tensor,
         labels: tf.Tensor,
         index: tf.Tensor,
+        turns: tf.Tensor,
         epoch: tf.Tensor,
         step: tf.Tensor,
         count: tf.Tensor,
@@ -203,7 +212,7 @@ class Learner:
         targets = tf.one_hot(labels, self.classes)
         if self.augment is not None:
             seed = self.settings.seed
-            images, targets = self.augment(images, targets, index, epoch, step, seed, part)
+            images, targets = self.augment(images, targets, index, turns, epoch, step, seed, part)
         if self._before:
             images, targets, labels = images[1:], targets[1:], labels[1:]
         images = tf.cast(images, tf.float32)

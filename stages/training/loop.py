@@ -13,7 +13,7 @@ from stages.errors import UserError
 from stages.parameters.train import EarlyStopping, Train
 from stages.progress import progress
 from stages.store.image_set import ImageSet
-from stages.training.batches import Prefetcher, TrainingImages, epoch_order, hardest
+from stages.training.batches import Prefetcher, TrainingImages, epoch_order, hardest, turns
 from stages.training.checkpoint import Checkpoint
 from stages.training.learner import Learner
 from stages.training.log import Profile, Row, Timing, epoch_line, loss_and_accuracy, times
@@ -114,6 +114,7 @@ class _Training:
         self.best: int | None = None
         self.confidence = SelfConfidence(len(images))
         self.order = np.empty(0, np.int64)  # of the images of this epoch
+        self.seen = np.zeros(len(images), np.int64)  # how often, in the epochs before it
 
     def run(self) -> Result:
         self._resume()
@@ -156,6 +157,7 @@ class _Training:
         seconds = round(time.perf_counter() - start, 3)
         self.timings.append(Timing(row.epoch, images_per_second, waiting, seconds))
         self.epoch, self.step, self.sums = self.epoch + 1, 0, np.zeros(3)
+        np.add.at(self.seen, self.order, 1)
         self._save(state)
         self._log()
         print(epoch_line(row, self.timings, self.settings.epochs, improved), flush=True)
@@ -235,7 +237,14 @@ class _Training:
         phase_steps = (phase.end_epoch - phase.first_epoch) * self.steps_per_epoch
         all_steps = settings.epochs * self.steps_per_epoch
         places = learner.places if learner.cluster else None
-        batches = Prefetcher(self.images, self.order, settings.batch_size, self.step, places)
+        batches = Prefetcher(
+            self.images,
+            self.order,
+            turns(self.order, self.seen),
+            settings.batch_size,
+            self.step,
+            places,
+        )
         saved = time.monotonic()
         sums, pending = self.sums, None
         clock, seen = None, 0
@@ -338,7 +347,7 @@ class _Training:
 
     def _save(self, arrays: list[np.ndarray]) -> None:
         self.checkpoint.save(
-            [*arrays, self.confidence.array, self.order],
+            [*arrays, self.confidence.array, self.order, self.seen],
             {
                 "epoch": self.epoch,
                 "step": self.step,
@@ -370,7 +379,7 @@ class _Training:
         # The optimisers are those of the last epoch that was begun.
         self.epoch = state["epoch"] if state["step"] else state["epoch"] - 1
         self._start_phase()
-        *arrays, confidence, self.order = saved.arrays
+        *arrays, confidence, self.order, self.seen = saved.arrays
         self.learner.restore(arrays)
         self.confidence.restore(confidence)
         self.epoch, self.step, self.sums = state["epoch"], state["step"], np.array(state["sums"])
