@@ -47,7 +47,9 @@ def plot(outputs: Outputs) -> str:
         from stages.store.model import read_times
 
     results = read_results(
-        corrections=parameters.download.corrections, softened=parameters.softened
+        corrections=parameters.download.corrections,
+        softened=parameters.softened,
+        hardest=parameters.train.hardest,
     )
     with made_by("train", AUGMENTED):
         augmented = np.load(AUGMENTED)

@@ -156,6 +156,17 @@ def test_a_training_loss_against_softened_labels_is_explained_below_the_curves()
     assert not charts.learning_curves(curve, curve, 2).legends[0].get_title().get_text()
 
 
+def test_figures_of_the_hardest_images_are_explained_below_the_curves():
+    epochs = np.arange(1, 4)
+    curve = {"train": (epochs, 2 / epochs), "val": (epochs, 1 / epochs)}
+    drawn = charts.learning_curves(curve, curve, 2, ["train.label_smoothing"], hardest=0.5)
+    softened, hardest = drawn.legends[0].get_title().get_text().splitlines()
+    assert "softened by train.label_smoothing" in softened
+    assert "the hardest 50 % of the images" in hardest
+    assert not illegible(drawn)
+    assert not crowded(drawn)
+
+
 @pytest.mark.parametrize(("far", "side"), [(0, 0.05), (0.04, 0.1), (0.2, 0.5), (0.4, 1)])
 def test_curves_of_a_good_classifier_are_shown_where_they_bend(far, side):
     perfect = np.array([0, 0, 1]), np.array([0, 1, 1])

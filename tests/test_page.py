@@ -428,6 +428,7 @@ def other_job(finished_job, tmp_path_factory):
     (folder / "data/splits/val.csv").write_text("id,label\n")
     settings = (folder / "params.yaml").read_text(encoding="utf-8")
     settings = settings.replace("label_smoothing: 0.0", "label_smoothing: 0.1")
+    settings = settings.replace("hardest: 1.0", "hardest: 0.75")
     (folder / "params.yaml").write_text(settings, encoding="utf-8")
     corners = np.linspace(0, 1, 90, dtype=np.float32)
     np.save(folder / "reports/evaluation/map.npy", np.stack([corners, corners**2], axis=1))
@@ -495,6 +496,11 @@ def test_smoothed_labels_explain_a_high_training_loss(other_page):
     assert "softened labels (train.label_smoothing)" in said
     # -(14/15 ln 14/15 + 2/30 ln 1/30), as 0.1 is spread over 3 classes.
     assert "the least possible training loss is 0.291" in said
+
+
+def test_training_on_the_hardest_images_explains_low_training_figures(other_page):
+    said = other_page.find_element(By.CSS_SELECTOR, "#training .notes").text
+    assert "75 % of the images, the hardest (train.hardest)" in said
 
 
 def test_every_kind_of_issue_has_its_heading_conflicts_first(other_page):

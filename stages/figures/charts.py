@@ -24,12 +24,13 @@ def learning_curves(
     accuracy: dict[str, Curve],
     chosen: int | None,
     softened: Sequence[str] = (),
+    hardest: float = 1.0,
 ) -> Figure:
     """Loss and accuracy an epoch, `train` and `val` each (epochs, values).
 
     The chosen epoch is marked, and where over-fitting opens a gap that can be seen, it is shaded.
     `softened` names the settings by which the labels of training are less certain than those of
-    validation.
+    validation; `hardest` is the share of the images that an epoch learned from.
     """
     drawn = figure(10, 4)
     panels = [(what, kind) for what, kind in (("Loss", loss), ("Accuracy", accuracy)) if kind]
@@ -69,11 +70,17 @@ def learning_curves(
         axes.set_title(f"{what}, last: {', '.join(last)}", fontsize=10)
         axes.set(xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    note = (
-        f"The training loss is measured against labels softened by {', '.join(softened)}: "
-        "it may lie above the validation loss."
-    )
-    _legend_below(drawn, note if softened and loss else None)
+    notes = []
+    if softened and loss:
+        notes.append(
+            f"The training loss is measured against labels softened by {', '.join(softened)}: "
+            "it may lie above the validation loss."
+        )
+    if hardest < 1:
+        notes.append(
+            f"Training figures are those of the hardest {100 * hardest:.3g} % of the images."
+        )
+    _legend_below(drawn, "\n".join(notes) or None)
     return drawn
 
 
@@ -302,7 +309,12 @@ def _learning_curves(results: "Results") -> Figure | None:
     }
     if not any(len(epochs) > 1 for curves in history.values() for epochs, _ in curves.values()):
         return None
-    return learning_curves(**history, chosen=results.chosen_epoch, softened=results.softened)
+    return learning_curves(
+        **history,
+        chosen=results.chosen_epoch,
+        softened=results.softened,
+        hardest=results.hardest,
+    )
 
 
 def _class_scores(results: "Results") -> Figure:

@@ -94,6 +94,7 @@ def render_page(
             epochs=_epochs(results),
             monitor=settings["train"]["monitor"],
             softened=results.softened,
+            hardest=results.hardest,
             floor=_loss_floor(settings["train"]["label_smoothing"], len(classes)),
             summary=[
                 (name, value)

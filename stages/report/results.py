@@ -56,7 +56,8 @@ class Results:
     of columns. `sha256`, `shape` and `layers` are the model's. `chosen_epoch` is None where nothing
     was chosen: without validation images or epochs.
     `history` holds (epochs, values) by metric, e.g. "val/loss"; `softened` names the settings that
-    raise its "train/loss" by labels less certain than they are; `learning_curve` the columns of
+    raise its "train/loss" by labels less certain than they are, `hardest` is the share of the
+    images that each epoch learned from; `learning_curve` the columns of
     reports/train/learning_curve.csv, perhaps empty. `maps` uint8
     (k, 2, rows, columns) explains the images `explained`, positions in `test`. `map` float32 (n, 2)
     are the test images by principal components of the model's features, if known. `issues` are
@@ -81,6 +82,7 @@ class Results:
     history: dict[str, tuple[np.ndarray, np.ndarray]]
     chosen_epoch: int | None
     softened: list[str]
+    hardest: float
     learning_curve: dict[str, np.ndarray]
     explained: np.ndarray
     maps: np.ndarray
@@ -115,9 +117,11 @@ def read_results(
     folder: Path = Path(),
     corrections: str | Path = CORRECTIONS,
     softened: list[str] | None = None,
+    hardest: float = 1.0,
 ) -> Results:
     """What the stages have left in `folder`, the project's, which has the table `corrections`;
-    `softened` are the settings of this kind. Raises `UserError` for what is missing or damaged."""
+    `softened` are the settings of this kind, `hardest` is train.hardest. Raises `UserError` for
+    what is missing or damaged."""
     processed, splits, evaluation = folder / PROCESSED, folder / SPLITS, folder / EVALUATION
     sets = {side: load_image_set(processed, splits / f"{side}.csv") for side in SIDES}
     left_out = _left_out(processed, sets)
@@ -196,6 +200,7 @@ def read_results(
         history=history,
         chosen_epoch=chosen_epoch,
         softened=softened or [],
+        hardest=hardest,
         learning_curve=learning_curve,
         explained=np.array([position[id] for id in explained], int),
         maps=maps,
