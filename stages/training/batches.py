@@ -113,8 +113,8 @@ def hardest(order: np.ndarray, losses: np.ndarray, count: int) -> np.ndarray:
     much as one that is not. To leave them out by an earlier loss is the idea of the fastest
     training to 96 % on CIFAR-10 (airbench96_faster, github.com/KellerJordan/cifar10-airbench) and
     of InfoBatch (Qin et al. 2024, arXiv:2303.04947). An image that was left out comes back when
-    those that were not have become easier than it was. In a long training it harms: the images
-    that stay hard are those that say least, and the net learns them by heart.
+    those that were not have become easier than it was. In a long training the net may
+    learn by heart those that stay hard, and lose by it (recipes/cifar10.yaml).
     """
     highest = np.argsort(-losses[order], kind="stable")[:count]
     return order[np.sort(highest)]
