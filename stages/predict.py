@@ -17,7 +17,9 @@ import csv
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from errno import EISDIR
 from pathlib import Path
@@ -53,7 +55,9 @@ TOP_K = 3  # classes named for an image, unless the model was judged by others
 BATCH_PIXELS = 2**22  # decoded at a time: 83 images of 224x224, and at most BATCH_SIZE
 EXPORTED_PIXELS = 2**20  # the same for an exported model, which tells nothing of its layers
 BATCH_SIZE = 128
-BATCH_NUMBERS = 2**26  # that a layer may give at a time: 256 MiB of float32
+# Calls of a Keras model at the same time: the layers of a small net leave cores idle in between.
+AT_ONCE = 2
+BATCH_NUMBERS = 2**26 // AT_ONCE  # that a layer may give in a call: 256 MiB of float32 in all
 LISTED = 20  # unreadable images named on the terminal
 NAMED = 3  # classes of a prediction set named on the terminal
 PAGE = Path("drift.html")
@@ -82,7 +86,7 @@ def main() -> int:
 
     def classify(chosen: list[Input]) -> Iterator[tuple[Batch, Seen]]:
         batches = load(chosen, model.preprocess, options.batch_size or most)
-        return _classify(options.model, model.start, batches)
+        return _classify(options.model, model, batches)
 
     if options.drift:
         return _print_drift(inputs, classify(inputs), model, options.output or PAGE)
@@ -107,7 +111,8 @@ class Source(NamedTuple):
     """A model to ask, trained or exported: what is known of it before it runs.
 
     `start` loads it, which may take seconds, and gives the function that it is; `pixels` of images
-    are given to that at a time. `held_out` float16 (n, d) are features of validation images.
+    are given to that at a time, by `at_once` threads. `held_out` float16 (n, d) are features of
+    validation images.
     """
 
     classes: list[str]
@@ -115,6 +120,7 @@ class Source(NamedTuple):
     judgement: Judgement | None
     tta: str
     pixels: int
+    at_once: int
     start: Callable[[], Callable[[np.ndarray], Seen]]
     calibration: Calibration | None = None
     held_out: np.ndarray | None = None
@@ -150,6 +156,7 @@ def _trained(path: Path, tta: str | None) -> Source:
         judgement,
         views,
         BATCH_PIXELS,
+        AT_ONCE,
         start,
         info.calibration,
         reference.held_out if reference else None,
@@ -171,6 +178,7 @@ def _exported(path: Path, tta: str | None) -> Source:
         judgement,
         judgement.tta,
         EXPORTED_PIXELS,
+        1,
         lambda: load_exported(path)[1],
     )
 
@@ -274,19 +282,28 @@ def _print_unjudged(model: Path) -> None:
     )
 
 
-def _classify(
-    path: Path, start: Callable[[], Callable[[np.ndarray], Seen]], batches: Iterator[Batch]
-) -> Iterator[tuple[Batch, Seen]]:
-    """Yield each batch with what the model in the file `path` makes of its images."""
-    observe = start()
-    for batch in batches:
-        seen = observe(batch.images)
+def _classify(path: Path, model: Source, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Seen]]:
+    """Yield each batch with what the model in the file `path` makes of its images, in order."""
+
+    def oldest() -> tuple[Batch, Seen]:
+        batch, call = calls.popleft()
+        seen = call.result()
         if not np.isfinite(seen.probabilities).all():
             raise UserError(
                 f"{path} gives no numbers (NaN): its training diverged; lower "
                 "train.optimizer.learning_rate and train again"
             )
-        yield batch, seen
+        return batch, seen
+
+    observe = model.start()
+    calls: deque[tuple[Batch, Future[Seen]]] = deque()
+    with ThreadPoolExecutor(model.at_once) as pool:
+        for batch in batches:
+            calls.append((batch, pool.submit(observe, batch.images)))
+            if len(calls) > model.at_once:  # one waits, for as long as an answer is written
+                yield oldest()
+        while calls:
+            yield oldest()
 
 
 def _choose(

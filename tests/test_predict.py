@@ -9,6 +9,7 @@ import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,38 @@ def test_batches_change_nothing(run, photos, batch_size):
     run("photos", "--output", "all.csv")
     run("photos", "--output", "some.csv", "--batch-size", batch_size)
     assert Path("some.csv").read_text() == Path("all.csv").read_text()
+
+
+def test_batches_at_once_change_nothing_whichever_ends_first(run, photos, monkeypatch):
+    for n in range(8):
+        Image.new("RGB", (30, 20), (n * 30, 200 - n * 20, 90)).save(photos / f"{n}.png")
+    arguments = ("photos", "--batch-size", 2)
+    run(*arguments, "--output", "plain.csv")
+
+    from stages.inference import probabilities
+
+    observer = probabilities.observer
+    both, second_done, turns = threading.Barrier(2), threading.Event(), count()
+
+    def uneven(*given):
+        observe = observer(*given)
+
+        def observe_unevenly(images):
+            if (turn := next(turns)) < 2:
+                both.wait(timeout=60)
+            if turn == 0:
+                assert second_done.wait(timeout=60)
+            seen = observe(images)
+            if turn == 1:
+                second_done.set()
+            return seen
+
+        return observe_unevenly
+
+    monkeypatch.setattr(probabilities, "observer", uneven)
+    run(*arguments, "--output", "uneven.csv")
+    assert second_done.is_set()
+    assert Path("uneven.csv").read_text() == Path("plain.csv").read_text()
 
 
 @pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
