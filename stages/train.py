@@ -6,20 +6,14 @@ Killed at any moment, the next run goes on from the last checkpoint and ends wit
 import os
 from collections.abc import Iterable
 from contextlib import nullcontext, redirect_stdout
-from pathlib import Path
 from typing import Any
 
 from stages.errors import UserError, run
 from stages.files import (
-    AUGMENTED,
     CHECKPOINTS,
     DATASET,
-    EPOCHS,
     FEATURES,
     INDEX,
-    LABEL_CONFIDENCE,
-    LEARNING_CURVE,
-    LOG,
     MODEL,
     PRETRAINED,
     PROCESSED,
@@ -86,7 +80,7 @@ def train(outputs: Outputs, cluster: Cluster | None = None) -> tuple[Checkpoint,
 
         frozen = FrozenJob(model, settings, train_set, validation, relatives, FEATURES, CHECKPOINTS)
         times = frozen.train(TENSORBOARD)
-        frozen.save(**paths(outputs))
+        frozen.save(outputs)
         return frozen.checkpoint, times
 
     import stages.quiet  # noqa: F401
@@ -108,21 +102,8 @@ def train(outputs: Outputs, cluster: Cluster | None = None) -> tuple[Checkpoint,
         if cluster and not cluster.chief:
             cluster.end()
             return job.checkpoint, {}
-    job.save(result, **paths(outputs))
+    job.save(result, outputs)
     return job.checkpoint, result.times
-
-
-def paths(outputs: Outputs) -> dict[str, Path]:
-    """Where to write what a job leaves."""
-    return {
-        "model": outputs.file(MODEL),
-        "epochs": outputs.directory(EPOCHS),
-        "augmented": outputs.file(AUGMENTED),
-        "plots": outputs.directory(LOG / "plots"),
-        "metrics": outputs.file(LOG / "metrics.json"),
-        "curve": outputs.file(LEARNING_CURVE),
-        "confidence": outputs.file(LABEL_CONFIDENCE),
-    }
 
 
 # What may be turned on for the training of a whole net, and a last layer alone has no use for.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stages.files import LEARNING_CURVE_COLUMNS, SAVED_EPOCHS
+from stages.files import EPOCHS, MODEL, SAVED_EPOCHS
 from stages.inference.seen import few
 from stages.parameters.model import Model
 from stages.parameters.train import Train
@@ -29,15 +29,14 @@ from stages.store.model import (
     fitted,
     save_members,
 )
-from stages.store.outputs import made_by
+from stages.store.outputs import Outputs, made_by
 from stages.store.tables import write_table
 from stages.training.batches import TrainingImages, class_weights, drawn, training_images
 from stages.training.calibrate import CALIBRATION_IMAGES, Sample, calibrate
 from stages.training.checkpoint import Checkpoint
-from stages.training.head import Head, Photos, Point, fit_head, threads_within
-from stages.training.log import EpochLog, Row, Scores, TensorBoardLog, Timing, copy_log, times
-
-VARIANTS = 20  # of one image, to see what augmentation does
+from stages.training.head import Head, Photos, fit_head, threads_within
+from stages.training.log import EpochLog, Row, Scores, TensorBoardLog, Timing, times
+from stages.training.outcome import VARIANTS, write_outcome
 
 
 class Fit(NamedTuple):
@@ -153,22 +152,12 @@ class FrozenJob:
         )
         return times([Timing(0, None, None, self.fit.seconds)])
 
-    def save(
-        self,
-        model: Path,
-        epochs: Path,
-        augmented: Path,
-        plots: Path,
-        metrics: Path,
-        curve: Path,
-        confidence: Path,
-    ) -> None:
-        """Write the outputs, as `stages.training.job.Job.save` does."""
+    def save(self, outputs: Outputs) -> None:
+        """As `stages.training.job.Job.save`."""
         fit, dataset = self.fit, self.train_set.dataset
         calibration, reference = self._calibrate()
         print(calibration.describe(), flush=True)
-        outputs = self.model.outputs(len(dataset.classes))
-        weights = fit.head.layer.weights(outputs)
+        weights = fit.head.layer.weights(self.model.outputs(len(dataset.classes)))
         with made_by("features", self.features):
             members = fitted(self.features / CLASSIFIER, weights, calibration.temperature)
         info = ModelInfo(
@@ -186,14 +175,15 @@ class FrozenJob:
                 "seed": self.settings.seed,
             },
         )
-        save_members(members, model, info, reference)
-        write_table(epochs / SAVED_EPOCHS, ["file"], [])
-        with open(augmented, "wb") as file:
-            np.save(file, self._variants())
-        copy_log(self.checkpoint.log, plots, metrics)
-        write_curve(curve, fit.head.curve)
-        with open(confidence, "wb") as file:
-            np.save(file, label_confidence(fit.head, self.images, len(self.train_set)))
+        save_members(members, outputs.file(MODEL), info, reference)
+        write_table(outputs.directory(EPOCHS) / SAVED_EPOCHS, ["file"], [])
+        write_outcome(
+            outputs,
+            self.checkpoint.log,
+            self._variants(),
+            label_confidence(fit.head, self.images, len(self.train_set)),
+            fit.head.curve,
+        )
 
     def _calibrate(self) -> tuple[Calibration, Reference]:
         seed, layer, held_out = self.settings.seed, self.fit.head.layer, None
@@ -218,9 +208,3 @@ def label_confidence(head: Head, images: TrainingImages, count: int) -> np.ndarr
     out = np.full(count, np.nan, np.float32)
     out[images.chosen] = head.held_out[np.arange(len(images)), images.labels]
     return out
-
-
-def write_curve(path: Path, points: list[Point]) -> None:
-    """Write how good a last layer is by the number of photos it was fitted to."""
-    rows = [(*point, round(point.accuracy, 6)) for point in points]
-    write_table(path, LEARNING_CURVE_COLUMNS, rows)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from stages.architectures import adapt_model, build_model, pool_early
 from stages.augmentation import Augmentation
 from stages.errors import UserError
-from stages.files import SAVED_EPOCHS
+from stages.files import EPOCHS, MODEL, SAVED_EPOCHS
 from stages.inference.deployable import Deployable, set_weights
 from stages.inference.frozen import frozen_part, identity
 from stages.parameters.augment import Augment
@@ -21,7 +21,7 @@ from stages.parameters.model import Model
 from stages.parameters.train import Train
 from stages.store.image_set import ImageSet
 from stages.store.model import Calibration, ModelInfo, save_model
-from stages.store.outputs import CODE
+from stages.store.outputs import CODE, Outputs
 from stages.store.tables import write_table
 from stages.training import environment
 from stages.training.batches import (
@@ -33,11 +33,12 @@ from stages.training.batches import (
 from stages.training.calibrate import calibrate, observed
 from stages.training.checkpoint import Checkpoint, State, fingerprint
 from stages.training.cluster import Cluster, SharedCheckpoint
-from stages.training.frozen import VARIANTS, fit_last_layer, label_confidence, write_curve
+from stages.training.frozen import fit_last_layer, label_confidence
 from stages.training.head import Head
 from stages.training.learner import Learner
-from stages.training.log import EpochLog, Row, TensorBoardLog, copy_log
+from stages.training.log import EpochLog, Row, TensorBoardLog
 from stages.training.loop import Result, fit
+from stages.training.outcome import VARIANTS, write_outcome
 
 ADAPT_IMAGES = 5000  # training images, drawn by lot, that an architecture takes statistics from
 VERSIONS = [tf.__version__, keras.__version__, np.__version__]
@@ -185,26 +186,10 @@ class Job:
         )
         self.head, self.start = fit.head, fit.row
 
-    def save(
-        self,
-        result: Result,
-        model: Path,
-        epochs: Path,
-        augmented: Path,
-        plots: Path,
-        metrics: Path,
-        curve: Path,
-        confidence: Path,
-    ) -> None:
-        """Write the outputs: folders `epochs` and `plots`, the others are files.
-
-        The folders exist and are empty. `epochs` gets the weights of every epoch if
-        train.save_epochs, and a list of them: DVC warns of a folder that is empty. `plots` and
-        `metrics` are the epoch log. `curve` tells how good a last layer is by the number of
-        photos it was fitted to. `confidence` tells how sure the net was of each training
-        image's class.
-        """
-        saved = []
+    def save(self, result: Result, outputs: Outputs) -> None:
+        """Write the model, the weights of every epoch if train.save_epochs, and what else a
+        training leaves."""
+        epochs, saved = outputs.directory(EPOCHS), []
         for row in result.rows if self.settings.train.save_epochs else []:
             weights = self.checkpoint.weights(row.epoch)
             if weights is None:
@@ -222,13 +207,15 @@ class Job:
         calibration, reference = calibrate(*seen, classes, seed)
         print(calibration.describe(), flush=True)
         self.deployable.set_temperature(calibration.temperature)
-        save_model(self.deployable.model, model, self._info(result, calibration), reference)
-        with open(augmented, "wb") as file:
-            np.save(file, self._variants())
-        copy_log(self.checkpoint.log, plots, metrics)
-        write_curve(curve, self.head.curve if self.head else [])
-        with open(confidence, "wb") as file:
-            np.save(file, self._label_confidence(result))
+        info = self._info(result, calibration)
+        save_model(self.deployable.model, outputs.file(MODEL), info, reference)
+        write_outcome(
+            outputs,
+            self.checkpoint.log,
+            self._variants(),
+            self._label_confidence(result),
+            self.head.curve if self.head else [],
+        )
 
     def _label_confidence(self, result: Result) -> np.ndarray:
         """How sure the net was of the class of each image of `train_set`, float32 (n,), 0 to 1; NaN
