@@ -221,6 +221,20 @@ for (const button of document.querySelectorAll("button.show")) {
   button.addEventListener("click", () => show({ label: actual, predicted }));
 }
 
+// Where a key leads from the place `at` of a grid of `count` in so many `columns`.
+function placeByKey(event, at, count, columns) {
+  const to = {
+    ArrowLeft: at - 1,
+    ArrowRight: at + 1,
+    ArrowUp: at - columns,
+    ArrowDown: at + columns,
+    Home: 0,
+    End: count - 1,
+  }[event.key];
+  if (to !== undefined) event.preventDefault();
+  return to;
+}
+
 // Arrow keys move between tiles; a click or Enter enlarges.
 for (const list of document.querySelectorAll(".gallery")) {
   list.addEventListener("click", (event) => {
@@ -234,17 +248,7 @@ for (const list of document.querySelectorAll(".gallery")) {
     const top = tiles[0].getBoundingClientRect().top;
     const below = tiles.findIndex((other) => other.getBoundingClientRect().top > top + 4);
     const columns = below < 0 ? tiles.length : below;
-    const to = {
-      ArrowLeft: at - 1,
-      ArrowRight: at + 1,
-      ArrowUp: at - columns,
-      ArrowDown: at + columns,
-      Home: 0,
-      End: tiles.length - 1,
-    }[event.key];
-    if (to === undefined) return;
-    event.preventDefault();
-    tiles[to]?.focus();
+    tiles[placeByKey(event, at, tiles.length, columns)]?.focus();
   });
 }
 
@@ -592,16 +596,8 @@ if (cards) {
     const all = [...cards.children];
     const at = all.indexOf(article);
     const columns = getComputedStyle(cards).gridTemplateColumns.split(" ").length;
-    const to = {
-      ArrowLeft: at - 1,
-      ArrowRight: at + 1,
-      ArrowUp: at - columns,
-      ArrowDown: at + columns,
-      Home: 0,
-      End: all.length - 1,
-    }[event.key];
+    const to = placeByKey(event, at, all.length, columns);
     if (to === undefined) return;
-    event.preventDefault();
     if (to >= all.length) draw(12);
     go(cards.children[to]);
   });
