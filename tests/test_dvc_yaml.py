@@ -20,7 +20,7 @@ stages/arguments.py                  -
 stages/errors.py                     -
 stages/progress.py                   -
 stages/imports.py                    -
-stages/quiet.py                      -
+stages/quiet.py                      features train evaluate export
 stages/scikit.py                     -
 stages/predict.py                    -
 stages/demo.py                       -
@@ -101,7 +101,7 @@ stages/store/outputs.py              download preprocess split features train ev
 stages/store/tables.py               download preprocess split features train evaluate export plot
 """
 CHANGES_NOTHING = {"stages/__init__.py"} | {
-    f"stages/{name}.py" for name in ("errors", "imports", "progress", "quiet", "scikit")
+    f"stages/{name}.py" for name in ("errors", "imports", "progress", "scikit")
 }
 TEMPLATES = {
     "stages/export.py": ("export.md.j2",),

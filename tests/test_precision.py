@@ -1,6 +1,10 @@
-"""train.precision: auto is measured once a kind of machine, and then stays."""
+"""train.precision: auto is measured once a kind of machine, and then stays; and whose kernels."""
 
 import json
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -49,3 +53,25 @@ def test_a_damaged_record_is_measured_anew(tmp_path, damage):
 
 def test_the_measurement_is_a_ratio():
     assert 0 < measure(rounds=1) < 100
+
+
+ONE_CONVOLUTION = (
+    "import stages.quiet, tensorflow as tf; print('starts', flush=True)\n"
+    "tf.nn.conv2d(tf.ones((2, 8, 8, 8)), tf.ones((3, 3, 8, 8)), 1, 'SAME')"
+)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="of x86 processors")
+@pytest.mark.parametrize(("wish", "used"), [(None, True), ("0", False)])
+def test_convolutions_are_those_of_onednn_unless_the_user_says_otherwise(wish, used):
+    """Also where TensorFlow itself would not take them: processors without AVX-512 VNNI."""
+    environment = {**os.environ, "ONEDNN_VERBOSE": "1", "TF_ENABLE_ONEDNN_OPTS": wish}
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_CONVOLUTION],
+        env={name: value for name, value in environment.items() if value is not None},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    called = done.stdout.partition("starts\n")[2]
+    assert ("exec,cpu,convolution" in called) is used
