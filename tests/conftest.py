@@ -15,6 +15,9 @@ os.environ["TQDM_DISABLE"] = "1"
 os.environ.pop("DASK_SCHEDULER", None)
 os.environ.pop("TF_CONFIG", None)
 
+import stages.quiet  # noqa: F401  TensorFlow as the stages have it, before a test imports it
+
+# isort: split
 import hypothesis
 import pytest
 from factory import ROOT

@@ -58,23 +58,40 @@ def test_where_no_distance_is_known_nothing_is_called_unlike_or_like():
     assert answer.unlike is None
 
 
-@pytest.mark.parametrize("known", [1, 2, 40])
-def test_the_nearest_are_those_of_the_smallest_distance_and_of_equals_the_first(known):
-    random = np.random.default_rng(1)
+def nearest_and_distances(trained, images):
+    """What `graph_of` finds for images (n, 4, 4, 3) beside their pixels, and the cosines (n, m)."""
     net = keras.Sequential([keras.Input((4, 4, 3), dtype="uint8"), keras.layers.Flatten()])
     net.add(keras.layers.Dense(2, activation="softmax"))
+    found = graph_of(net, "none", trained)(images)
+    flat, known = images.reshape(len(images), -1).astype(np.float64), trained.astype(np.float64)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    return found, flat @ (known / np.linalg.norm(known, axis=1, keepdims=True)).T
+
+
+@pytest.mark.parametrize("known", [1, 2, 40])
+def test_the_nearest_are_those_of_the_smallest_distance(known):
+    random = np.random.default_rng(1)
     trained = random.integers(0, 256, (known, 48)).astype(np.float16)
-    trained[known // 2 :] = trained[: known - known // 2]  # half of them twice
     images = random.integers(0, 256, (9, 4, 4, 3), np.uint8)
     images[0] = trained[0].reshape(4, 4, 3)
-    found = graph_of(net, "none", trained)(images)
-    flat = images.reshape(9, -1).astype(np.float64)
-    unit = trained / np.linalg.norm(trained.astype(np.float64), axis=1, keepdims=True)
-    far = np.round(1 - (flat / np.linalg.norm(flat, axis=1, keepdims=True)) @ unit.T, 6)
+    found, cosines = nearest_and_distances(trained, images)
     expected = np.full((9, 3), -1)
-    expected[:, :known] = np.argsort(far, axis=1, kind="stable")[:, :3]
+    expected[:, :known] = np.argsort(-cosines, axis=1)[:, :3]
     np.testing.assert_array_equal(found["nearest"], expected)
-    np.testing.assert_allclose(found["distance"], far.min(axis=1), atol=1e-5)
+    np.testing.assert_allclose(found["distance"], 1 - cosines.max(axis=1), atol=1e-5)
+
+
+def test_of_equally_near_ones_the_first_are_named():
+    """With four pixels of one value in each image, cosines are quarters, in whatever order a
+    processor adds them up."""
+    random = np.random.default_rng(1)
+    pixels = np.stack([random.permutation(12) < 4 for _ in range(49)]) * 64
+    pixels = np.pad(pixels, ((0, 0), (0, 36))).astype(np.uint8)
+    found, cosines = nearest_and_distances(
+        pixels[9:].astype(np.float16), pixels[:9].reshape(9, 4, 4, 3)
+    )
+    expected = np.argsort(-cosines.round(6), axis=1, kind="stable")[:, :3]
+    np.testing.assert_array_equal(found["nearest"], expected)
 
 
 def heat_of(model, images, tta="none"):
