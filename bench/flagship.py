@@ -26,6 +26,7 @@ def judge(ours, peer):
 
 
 def share_of_peak(images_per_second: float) -> dict:
+    import stages.quiet  # noqa: F401
     from stages.architectures import build_model
     from stages.training.environment import choose_precision
 

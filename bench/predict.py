@@ -103,7 +103,7 @@ def predict(model: Path, photos: Path, folder: str) -> None:
 
 def bare_model(path: Path, count: int):
     """A function that runs the model, compiled and warm, over `count` images in memory."""
-    import tensorflow as tf
+    from stages.quiet import tensorflow as tf
 
     model, _ = load_model(path)
     shape = model.input_shape[1:]

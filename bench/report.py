@@ -49,7 +49,7 @@ info = ModelInfo(classes=data.classes, shape=data.shape, preprocess=data.preproc
 save_model(net.model, "models/model.keras", info)
 """
 FORWARD = """
-import time, numpy as np
+import time, numpy as np, stages.quiet
 from stages.store.image_set import load_image_set
 from stages.store.model import load_model
 import tensorflow as tf
