@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from stages.training import environment
 from stages.training.environment import WORTHWHILE, Machine, _cpu, choose_precision, measure
 
 ABLE = Machine("any", bfloat16=True, cores=2, tensorflow="2.0")
@@ -31,8 +32,20 @@ def test_auto_never_takes_bfloat16_without_instructions_for_it(tmp_path):
         assert (kept["bfloat16_speedup"] >= WORTHWHILE) == (chosen == "bfloat16")
 
 
-def test_auto_keeps_to_its_choice(tmp_path):
-    choose_precision("auto", tmp_path, ABLE)  # measured
+@pytest.fixture
+def measured(monkeypatch):
+    """Says how many times faster bfloat16 is measured to be."""
+    return lambda ratio: monkeypatch.setattr(environment, "measure", lambda: ratio)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "faster"), [(WORTHWHILE - 0.01, "float32"), (WORTHWHILE, "bfloat16")]
+)
+def test_auto_measures_once_and_keeps_to_its_choice(measured, tmp_path, ratio, faster):
+    measured(ratio)
+    assert choose_precision("auto", tmp_path, ABLE) == faster
+    measured(3 - ratio)
+    assert choose_precision("auto", tmp_path, ABLE) == faster
     (record,) = tmp_path.glob("precision-*.json")
     for kept in ("float32", "bfloat16", "float32"):
         record.write_text(json.dumps({"precision": kept}))
@@ -41,14 +54,15 @@ def test_auto_keeps_to_its_choice(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["", "[]", '{"precision": "float8"}'])
-def test_a_damaged_record_is_measured_anew(tmp_path, damage):
+def test_a_damaged_record_is_measured_anew(measured, tmp_path, damage):
+    measured(1)
     choose_precision("auto", tmp_path, ABLE)
     (record,) = tmp_path.glob("precision-*.json")
     record.write_text(damage)
-    chosen = choose_precision("auto", tmp_path, ABLE)
+    measured(2)
+    assert choose_precision("auto", tmp_path, ABLE) == "bfloat16"
     kept = json.loads(record.read_text())
-    assert kept["precision"] == chosen
-    assert (kept["bfloat16_speedup"] >= WORTHWHILE) == (chosen == "bfloat16")
+    assert (kept["precision"], kept["bfloat16_speedup"]) == ("bfloat16", 2)
 
 
 def test_the_measurement_is_a_ratio():
