@@ -759,6 +759,21 @@ def test_the_page_says_how_far_the_model_can_be_believed(other_page, other_job):
     assert "2.2 % of the test images are called so (asked: 1.0 %): farther than 0.75" in unlike
 
 
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [
+        (0.2, "the most probable one, and every other of at least 20 %."),
+        (0.9999, "the most probable one alone."),  # and no rounded "at least 100 %"
+    ],
+)
+def test_the_page_says_what_a_prediction_set_holds(finished_job, tmp_path, threshold, said):
+    shutil.copytree(finished_job, tmp_path, dirs_exist_ok=True)
+    scores = json.loads((tmp_path / "reports/scores.json").read_text(encoding="utf-8"))
+    scores["trust"]["set_threshold"] = threshold
+    (tmp_path / "reports/scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    assert f"classes on average: {said}</li>" in rendered(tmp_path)
+
+
 def test_an_enlarged_image_has_its_prediction_set_and_whether_it_is_unlike(other_page, other_job):
     with open(other_job / "reports/predictions.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
